@@ -1,0 +1,25 @@
+"""How cnnlib says no: the rule, the value received, a way out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def unknown(kind: str, given: object, known: Iterable[str]) -> ValueError:
+    """The error for a name that does not exist, with the nearest that does.
+
+    >>> raise unknown("model", "lenet6", ["lenet5", "resnet20"])
+    Traceback (most recent call last):
+    ...
+    ValueError: no model 'lenet6'; did you mean 'lenet5'?
+    """
+    known = list(known)
+    near = get_close_matches(str(given).lower(), known, n=1, cutoff=0.6)
+    way_out = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"
+    return ValueError(f"no {kind} {given!r}; {way_out}")
+
+
+def listed(shape: Iterable[int]) -> str:
+    """A shape as a page prints it: `1x32x32`."""
+    return "x".join(str(size) for size in shape)
