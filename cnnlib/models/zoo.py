@@ -42,6 +42,17 @@ class Row:
 ZOO = (
     Row("lenet5_1998", "lenet.lenet5_1998", "LeNet-5",              1998, "lecun1998gradient", (32, 32), None, 1, 10),
     Row("lenet5",      "lenet.lenet5",      "LeNet-5, modernised",  1998, "lecun1998gradient", (32, 32), None, 1, 10),
+    # AlexNet, ZFNet
+    # VGG
+    # Network in network
+    # GoogLeNet, Inception, Xception
+    # Highway
+    # Plain and residual networks
+    # Pre-activation residual networks
+    # ResNeXt
+    # DenseNet
+    # Fully convolutional networks
+    # After DenseNet
 )
 # fmt: on
 
