@@ -1,0 +1,108 @@
+"""Move through the layers and units of a network, and see the pixels that a unit sees."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from torch import nn
+
+from cnnlib.explorers.html import Explorer, Range, png
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer to move to: its maps, and the side, step and first centre of its units' fields in input pixels."""
+
+    name: str
+    maps: int
+    height: int
+    width: int
+    size: int
+    stride: float
+    offset: float
+
+    def pixels(self, unit: int) -> tuple[float, float]:
+        """First and last pixel, along one axis, that unit `unit` (counted from 0) sees; outside of the image is padding."""
+        centre = self.offset + unit * self.stride
+        return centre - (self.size - 1) / 2, centre + (self.size - 1) / 2
+
+
+def layers_of(model: nn.Module, input_shape: tuple[int, int, int]) -> list[Layer]:
+    """The layers of `model` whose field differs from their input's, with a known square field."""
+    from cnnlib.analysis import receptive_field
+    from cnnlib.graph import trace
+
+    graph = trace(model, input_shape)
+    found: list[Layer] = []
+    for row in receptive_field(model, input_shape):
+        shape = graph[row.name].shape
+        plain = isinstance(row.size, int) and isinstance(row.offset, int | float)
+        if not plain or shape is None or len(shape) != 3 or row.size == 1:
+            continue
+        layer = Layer(row.name, *shape, row.size, row.stride, row.offset)
+        if not found or (layer.size, layer.stride) != (found[-1].size, found[-1].stride):
+            found.append(layer)
+    return found
+
+
+SCRIPT = """
+var L=data.layers[value('layer')];
+['row','column'].forEach(function(n,k){var e=figure.querySelector('[name="'+n+'"]');
+var most=(k?L.width:L.height)-1;if(Number(e.value)>most)e.value=most;e.max=most;e.disabled=most===0;show(n,e.value);});
+show('layer',L.name);
+var r=value('row'),c=value('column'),h=(L.size-1)/2,y=L.offset+r*L.stride,x=L.offset+c*L.stride;
+var f=figure.querySelector('rect.field');
+f.setAttribute('x',x-h);f.setAttribute('y',y-h);f.setAttribute('width',L.size);f.setAttribute('height',L.size);
+figure.querySelector('.reading').textContent=L.name+', '+L.maps+' map'+(L.maps>1?'s':'')+' of '+L.height+'\\u00d7'+L.width+
+': the unit in row '+r+', column '+c+' sees '+L.size+'\\u00d7'+L.size+' pixels, rows '+(y-h)+' to '+(y+h)+' and columns '+(x-h)+' to '+(x+h)+
+(L.height*L.width>1?'. Its neighbour sees as many, '+L.stride+' pixel'+(L.stride>1?'s':'')+' further on.':'. It is the only unit of its map.');
+figure.querySelector('svg').setAttribute('aria-label','An image with a square over the '+L.size+' by '+L.size+' pixels that a unit of '+L.name+' sees');
+"""
+
+
+def explore_receptive_field(
+    model: nn.Module, input_shape: tuple[int, int, int], picture: ArrayLike, *, caption: str = ""
+) -> Explorer:
+    """Three sliders, layer, row and column, over the receptive fields of any `model` on `picture`, (H, W) of uint8.
+
+    ValueError for a picture of another size than `input_shape`, or a model without a layer of known square field.
+    """
+    image = np.asarray(picture)
+    if image.shape[:2] != tuple(input_shape[1:]):
+        raise ValueError(
+            f"the picture must be as high and wide as input_shape, {input_shape[1:]}, got {image.shape[:2]}"
+        )
+    layers = layers_of(model, input_shape)
+    if not layers:
+        raise ValueError(
+            "this network has no layer with a square field of known place; see receptive_field(...) for why"
+        )
+    height, width = image.shape[:2]
+    margin = round(0.06 * max(height, width), 1)
+    first = layers[0]
+    box = f"{-margin} {-margin} {width + 2 * margin} {height + 2 * margin}"
+    low, high = first.pixels(0)
+    start = (
+        f'<svg role="img" viewBox="{box}" width="360" aria-label="An image with a square over the {first.size} by '
+        f'{first.size} pixels that a unit of {html.escape(first.name)} sees"><image href="{png(image)}" width="{width}" '
+        f'height="{height}" /><rect class="field" x="{low}" y="{low}" width="{first.size}" height="{first.size}" '
+        f'fill="#d9822b" fill-opacity=".25" stroke="#d9822b" stroke-width="{max(height, width) / 80}"/></svg>'
+        f'<p class="reading" aria-live="polite" data-value>{html.escape(first.name)}: a unit sees {first.size}×{first.size} '
+        "pixels.</p>"
+    )
+    return Explorer(
+        name="receptive-field",
+        title="What a unit sees",
+        controls=[
+            Range("layer", "Layer", 0, len(layers) - 1, 0),
+            Range("row", "Row of the unit", 0, first.height - 1, 0),
+            Range("column", "Column of the unit", 0, first.width - 1, 0),
+        ],
+        first=start,
+        data={"layers": [asdict(layer) for layer in layers]},
+        script=" ".join(SCRIPT.split("\n")),
+        caption=caption,
+    )

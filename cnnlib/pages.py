@@ -1,0 +1,126 @@
+"""What pages need besides figures: the tested source of a block, and numbers in prose that are checked.
+
+A number in the prose of a page stands in a span that says where it comes from; a reader of the notebook sees the number
+alone, a test computes it again:
+
+    <span data-ref="lenet5_1998.params">60,000</span>              a published figure of data/papers/
+    <span data-claim="A-007">61,706</span>                          what the check of a ledger row found
+    <span data-check="output_size(size=32, kernel=5)">28</span>    a call of a function in cnnlib.checks
+    <span data-record="lenet5-mnist.summary.test_accuracy.mean">0.99</span>   a figure of a recorded run
+"""
+
+from __future__ import annotations
+
+import ast
+import html
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+_SPAN = re.compile(r'<span data-(ref|claim|check|record)="([^"]*)">([^<]*)</span>')
+_NUMBER = re.compile(r"-?\d[\d,\u202f ]*(?:\.\d+)?")
+
+
+def show_source(*objects: Any) -> Any:
+    """The source of functions or classes as highlighted Markdown, read from the installed package, never retyped."""
+    from IPython.display import Markdown
+
+    blocks = [inspect.getsource(o).rstrip() for o in objects]
+    return Markdown("\n".join(f"```python\n{block}\n```" for block in blocks))
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number of the prose: its text as printed, and the `kind` and `source` that it claims to come from."""
+
+    text: str
+    kind: str
+    source: str
+
+
+def numbers(markdown: str) -> Iterator[Number]:
+    """Every number of `markdown` that names its source."""
+    for kind, source, text in _SPAN.findall(markdown):
+        yield Number(html.unescape(text), kind, html.unescape(source))
+
+
+def bare_numbers(markdown: str) -> list[str]:
+    """Numbers of three digits and more, or with decimals, that name no source (years, code, mathematics, links aside)."""
+    for pattern in (
+        r"```.*?```",
+        r"`[^`]*`",
+        r"\$\$.*?\$\$",
+        r"\$[^$]*\$",
+        r"<span data-[^>]*>[^<]*</span>",
+        r"\]\([^)]*\)",
+        r"\{[a-z:]+\}",
+        r"<[^>]*>",
+        r"^:[a-z-]+:.*$",
+        r"^\([\w-]+\)=$",
+        r"(?i)\b(?:arxiv|doi)[:\s]\S+",
+    ):
+        markdown = re.sub(pattern, " ", markdown, flags=re.S | re.M)
+    found = re.findall(r"(?<![\w.-])\d[\d,]*(?:\.\d+)?(?![\w-])", markdown)
+    return [n for n in found if ("." in n or len(n.replace(",", "")) >= 3) and not re.fullmatch(r"(19|20)\d\d", n)]
+
+
+def value_of(number: Number) -> float:
+    """The number's value, from the place that it names; an error says which place is not there."""
+    if number.kind == "ref":
+        value = _walk(_papers(), number.source)
+        return float(value["value"] if isinstance(value, dict) else value)
+    if number.kind == "claim":
+        from cnnlib import ledger
+
+        return float(ledger.value(number.source))
+    if number.kind == "check":
+        return float(_call(number.source))
+    from cnnlib.training import records
+
+    name, _, path = number.source.partition(".")
+    return float(_walk(records.load(name).as_dict(), path))
+
+
+def agrees(number: Number) -> bool:
+    """Whether the printed text is the value, rounded to the digits that are printed (a `%` multiplies by 100)."""
+    text = number.text.strip()
+    match = _NUMBER.search(text)
+    if match is None:
+        raise ValueError(f"{text!r} has no number in it; put the span around the number alone")
+    printed = match.group().replace(",", "").replace("\u202f", "").replace(" ", "")
+    decimals = len(printed.partition(".")[2])
+    value = value_of(number) * (100 if number.kind == "record" and text.endswith("%") else 1)
+    return abs(float(printed) - value) <= 0.5 * 10**-decimals + 1e-9 * abs(value)
+
+
+def _papers() -> dict[str, Any]:
+    from cnnlib.models import zoo
+
+    return zoo.papers()
+
+
+def _walk(table: Any, path: str) -> Any:
+    for step in path.split("."):
+        try:
+            table = table[int(step)] if isinstance(table, list) else table[step]
+        except (KeyError, IndexError, ValueError, TypeError):
+            known = ", ".join(map(str, table)) if isinstance(table, dict) else f"{len(table)} rows"
+            raise ValueError(f"no {step!r} on the way to {path!r}; there are {known}") from None
+    return table
+
+
+def _call(source: str) -> float:
+    """Evaluate `function(keyword=literal, ...)` with a function of cnnlib.checks."""
+    from cnnlib import checks
+
+    call = ast.parse(source, mode="eval").body
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+        raise ValueError(f"a check is written function(keyword=literal, ...), got {source!r}")
+    function = getattr(checks, call.func.id, None)
+    if function is None:
+        from cnnlib.errors import unknown
+
+        raise unknown("check", call.func.id, [n for n in vars(checks) if not n.startswith("_")])
+    return function(**{k.arg: ast.literal_eval(k.value) for k in call.keywords})
