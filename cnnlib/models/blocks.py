@@ -50,3 +50,16 @@ class InputGuard:
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         self.check(tuple(args[0].shape))
+
+
+def init_fan_out(module: nn.Module) -> None:
+    """He's normal with variance 2 / (k * k * outputs) and linear bias 0, as fb.resnet.torch and its descendants start.
+
+    Batch norm starts at 1 and 0, and linear weights uniform in +-1 / sqrt(inputs), as in Torch; PyTorch does so unasked.
+    """
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
