@@ -1,0 +1,236 @@
+"""python -m cnnlib: the zoo and its tables, training runs, the claims, the lectures and the site.
+
+Exit codes: 0 all is well, 1 something that ran has failed (a lecture, a claim, the site), 2 a wrong question.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from cnnlib.errors import listed
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{message}; see `{self.prog} --help`\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; what goes wrong is said in one sentence on stderr (with CNNLIB_DEBUG=1 as a traceback)."""
+    chosen = _parser().parse_args(arguments)
+    try:
+        return chosen.command(chosen) or 0
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+        if os.environ.get("CNNLIB_DEBUG"):
+            raise
+        print(error, file=sys.stderr)
+        return 1 if type(error).__name__ == "BuildError" else 2
+
+
+def _parser() -> _Parser:
+    from cnnlib.notebooks import PROFILES
+
+    parser = _Parser(
+        prog="python -m cnnlib", description="From LeNet to DenseNet: the networks and the book around them."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, does: Callable[[Any], int | None], summary: str, *, as_json: bool = False) -> _Parser:
+        sub = commands.add_parser(name, help=summary, description=summary)
+        if as_json:
+            sub.add_argument("--json", action="store_true", help="print JSON in place of a table")
+        sub.set_defaults(command=does)
+        return sub
+
+    command("zoo", _zoo, "list the networks with year, input and published size", as_json=True)
+
+    sub = command("table", _table, "one network's layers: shapes, parameters, MACs, receptive field", as_json=True)
+    sub.add_argument("name", metavar="NAME", help="a network of `python -m cnnlib zoo`")
+    sub.add_argument("--input", metavar="CxHxW", help="input shape (the paper's, where it is left out)")
+
+    sub = command("run", _run, "execute lectures under a profile into a build folder; the sources are not touched")
+    sub.add_argument("lecture", nargs="*", help="lectures by name, or notebooks by path (all, where none is named)")
+    sub.add_argument(
+        "--profile",
+        choices=PROFILES,
+        default="page",
+        help="smoke: minimal; page: as on the site (default); gpu: full length",
+    )
+    sub.add_argument("--out", metavar="FOLDER", help="where executed copies go (_build/run/PROFILE)")
+    sub.add_argument("--force", action="store_true", help="execute what has not changed, too")
+    sub.add_argument("--jobs", type=_positive, help="lectures at a time (2)")
+
+    sub = command(
+        "refresh", _refresh, "execute the committed notebooks in place and store their outputs in normal form"
+    )
+    sub.add_argument("lecture", nargs="*")
+    sub.add_argument("--check", action="store_true", help="write nothing; exit code 1 where something would change")
+    sub.add_argument("--jobs", type=_positive, help="lectures at a time (2)")
+
+    sub = command("book", _book, "execute what changed and build the site into _build/html")
+    sub.add_argument("--force", action="store_true", help="execute and build all, whatever has not changed")
+    sub.add_argument("--jobs", type=_positive, help="lectures at a time (2)")
+
+    sub = command("serve", _serve, "show the built site on this machine")
+    sub.add_argument("--port", type=_port, default=8000)
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"must be a port from 0 to 65535, got {text!r}")
+    return int(text)
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    sizes = text.lower().split("x")
+    if len(sizes) != 3 or not all(size.isdigit() and int(size) for size in sizes):
+        raise ValueError(f"an input shape is written CxHxW, such as 3x224x224; got {text!r}")
+    return tuple(int(size) for size in sizes)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], total: Sequence[Any] | None = None
+) -> None:
+    """A table of text and numbers; numbers stand to the right and carry thousands commas."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_footer=total is not None)
+    for number, column in enumerate(columns):
+        numeric = any(isinstance(row[number], int | float) for row in rows)
+        footer = _cell(total[number]) if total is not None else ""
+        table.add_column(column, footer=footer, justify="right" if numeric else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(_cell, row))
+    # On a pipe there is no width to keep to: a cut number would be a wrong number.
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    console.print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _zoo(chosen: argparse.Namespace) -> None:
+    from cnnlib.models.zoo import card, list_models
+
+    cards = [card(name) for name in list_models()]
+    published = [(card.published.get("params") or {}).get("value") for card in cards]
+    if chosen.json:
+        keys = ("name", "title", "year", "input_shape", "num_classes", "reference", "paper")
+        _print_json([{key: getattr(c, key) for key in keys} | {"params": p} for c, p in zip(cards, published)])
+        return
+    rows = [(c.name, c.title, str(c.year), listed(c.input_shape), p, c.reference) for c, p in zip(cards, published)]
+    _print_table("Networks", ("name", "title", "year", "input", "parameters", "reference"), rows)
+
+
+def _table(chosen: argparse.Namespace) -> None:
+    from cnnlib import analysis
+    from cnnlib.models.zoo import build, card
+
+    known = card(chosen.name)
+    shape = _shape(chosen.input) if chosen.input else known.input_shape
+    model = (
+        build(chosen.name).eval()
+        if shape[0] == known.input_shape[0]
+        else build(chosen.name, in_channels=shape[0]).eval()
+    )
+    cost = analysis.cost(model, shape)
+    fields = {row.name: row for row in analysis.receptive_field(model, shape)}
+    keys = ("name", "kind", "output_shape", "params", "macs", "activations")
+    rows = []
+    for layer in cost:
+        row = {key: getattr(layer, key) for key in keys}
+        field = fields.get(layer.name)
+        rows.append(row | {"receptive_field": field and field.size, "stride": field and field.stride})
+    totals = {"params": cost.params, "macs": cost.macs, "activations": cost.activations}
+    if chosen.json:
+        _print_json({"model": chosen.name, "input_shape": shape, "rows": rows, "totals": totals})
+        return
+    _print_table(
+        f"{known.title} ({known.year}) at {listed(shape)}; MAC = one multiply-add; field and stride in pixels",
+        ("layer", "kind", "output", "parameters", "MACs", "activations", "field", "stride"),
+        [
+            (
+                *(row["name"], row["kind"], listed(row["output_shape"])),
+                *(row[key] for key in keys[3:]),
+                *(_field(row["receptive_field"]), _field(row["stride"])),
+            )
+            for row in rows
+        ],
+        ("total", "", "", cost.params, cost.macs, cost.activations, "", ""),
+    )
+
+
+def _field(size: Any) -> str:
+    """A size along one axis or along both, as the analyses give it: one number where both agree."""
+    if size is None:
+        return ""
+    sizes = size if isinstance(size, tuple | list) else (size,)
+    return str(sizes[0]) if len(set(sizes)) == 1 else listed(sizes)
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from cnnlib import notebooks
+
+    paths = notebooks.lectures(chosen.lecture)
+    out = Path(chosen.out) if chosen.out else notebooks.home() / "_build" / "run" / chosen.profile
+    if any(path.parent == out.resolve() for path in paths):
+        raise ValueError(f"--out {out} is where the sources lie, which stay as they are; name another folder")
+    runs = notebooks.run(paths, chosen.profile, out, force=chosen.force, jobs=chosen.jobs)
+    failed = [run.lecture for run in runs if not run.ok]
+    print(
+        f"{len(runs) - len(failed)} of {len(runs)} executed into {out}"
+        + (f"; failed: {', '.join(failed)}" if failed else "")
+    )
+    return 1 if failed else 0
+
+
+def _refresh(chosen: argparse.Namespace) -> int:
+    from cnnlib import notebooks
+
+    changed = notebooks.refresh(notebooks.lectures(chosen.lecture), check=chosen.check, jobs=chosen.jobs)
+    return 1 if chosen.check and changed else 0
+
+
+def _book(chosen: argparse.Namespace) -> None:
+    from cnnlib import site
+
+    site.build(force=chosen.force, jobs=chosen.jobs)
+
+
+def _serve(chosen: argparse.Namespace) -> None:
+    from cnnlib import site
+
+    site.serve(chosen.port)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
