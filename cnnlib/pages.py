@@ -62,7 +62,7 @@ def bare_numbers(markdown: str) -> list[str]:
         r"(?i)\b(?:arxiv|doi)[:\s]\S+",
     ):
         markdown = re.sub(pattern, " ", markdown, flags=re.S | re.M)
-    found = re.findall(r"(?<![\w.-])\d[\d,]*(?:\.\d+)?(?![\w-])", markdown)
+    found = re.findall(r"(?<![\w.-])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\w-])", markdown)
     return [n for n in found if ("." in n or len(n.replace(",", "")) >= 3) and not re.fullmatch(r"(19|20)\d\d", n)]
 
 

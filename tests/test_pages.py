@@ -1,0 +1,82 @@
+"""Numbers in prose: found, computed again, and refused when they are off by one printed digit."""
+
+from __future__ import annotations
+
+import nbformat
+import pytest
+
+from cnnlib import pages
+from cnnlib.paths import checkout
+
+BOOK = (checkout() or pytest.skip("the pages are in a checkout", allow_module_level=True)) / "book"
+PAGES = sorted([*BOOK.glob("*.ipynb"), *BOOK.glob("*.md")])
+
+
+def prose(path) -> str:
+    if path.suffix == ".md":
+        return path.read_text(encoding="utf-8")
+    notebook = nbformat.read(path, as_version=4)
+    return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.name)
+def test_every_sourced_number_of_a_page_is_what_its_source_gives(path):
+    wrong = []
+    for number in pages.numbers(prose(path)):
+        if not pages.agrees(number):
+            wrong.append(f"{number.text!r} from {number.kind} {number.source}, which gives {pages.value_of(number)}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.name)
+def test_no_number_of_a_page_stands_without_a_source(path):
+    assert pages.bare_numbers(prose(path)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [("60,000", True), ("60,001", False), ("60000", True), ("59,999", False), ("60 thousand", False)],
+)
+def test_a_printed_number_agrees_to_its_last_digit(text, right):
+    (number,) = pages.numbers(f'has <span data-ref="lenet5_1998.params">{text}</span> parameters')
+    assert pages.agrees(number) is right
+
+
+@pytest.mark.parametrize(
+    ("text", "right"), [("0.95", True), ("1.0", True), ("0.9", True), ("0.96", False), ("1", True)]
+)
+def test_a_rounded_number_agrees_at_the_printed_precision(text, right):
+    assert pages.agrees(pages.Number(text, "ref", "lenet5_1998.test_error")) is right
+
+
+def test_an_unknown_source_names_the_step_that_is_missing():
+    with pytest.raises(ValueError, match="no 'parms' on the way to 'lenet5_1998.parms'; there are paper, params"):
+        pages.value_of(pages.Number("1", "ref", "lenet5_1998.parms"))
+
+
+def test_a_span_without_a_number_is_an_error():
+    with pytest.raises(ValueError, match="'many' has no number in it"):
+        pages.agrees(pages.Number("many", "ref", "lenet5_1998.params"))
+
+
+def test_years_code_mathematics_links_and_sourced_numbers_are_not_bare():
+    text = (
+        "In 1998, `build(12345)` and $x = 4704$ gave [a figure](page.md#n-999) of 5 by 5, "
+        '<span data-ref="lenet5_1998.params">60,000</span>; arXiv:1512.03385.'
+    )
+    assert pages.bare_numbers(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "bare"), [("has 60,000 weights", "60,000"), ("an error of 0.95 %", "0.95"), ("all 784", "784")]
+)
+def test_a_number_that_names_no_source_is_found(text, bare):
+    assert pages.bare_numbers(text) == [bare]
+
+
+def test_source_is_shown_as_it_stands_in_the_package():
+    from cnnlib.models import lenet
+
+    shown = pages.show_source(lenet.Subsampling).data
+    assert shown.startswith("```python\nclass Subsampling(nn.Module):")
+    assert "return self.coefficient * window_sum + self.bias" in shown
