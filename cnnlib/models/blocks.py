@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from collections import OrderedDict
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -63,3 +66,71 @@ def init_fan_out(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Linear):
         nn.init.zeros_(module.bias)
+
+
+def local_response_norm(n: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75) -> nn.LocalResponseNorm:
+    """(N, C, H, W) -> (N, C, H, W): b_i = a_i / (k + alpha * sum of a_j^2 over n neighbouring maps j)^beta.
+
+    Krizhevsky et al. 2012, section 3.3, whose constants are the defaults.
+    """
+    # torch and Caffe divide alpha by n, the paper does not.
+    return nn.LocalResponseNorm(n, alpha=n * alpha, beta=beta, k=k)
+
+
+class ConvRow(NamedTuple):
+    """One convolution as the papers of 2012 to 2014 tabulate it; `then` names what follows: relu, norm, pool."""
+
+    maps: int
+    kernel: int
+    stride: int
+    padding: int
+    groups: int
+    then: str
+
+
+def eight_layers(
+    rows: tuple[ConvRow, ...],
+    num_classes: int,
+    in_channels: int,
+    norm: nn.Module,
+    pool: nn.Module,
+    dropout: float,
+) -> nn.Sequential:
+    """(N, in_channels, H, W) -> (N, num_classes): AlexNet's frame, `rows` of convolutions that end in maps of 6x6, then
+    fully connected layers of 4096, 4096 and num_classes units with dropout behind the first two.
+
+    Stages carry Caffe's names: conv1, relu1, norm1, pool1, ..., fc6, relu6, drop6, fc7, relu7, drop7, fc8.
+    """
+    after = {"relu": nn.ReLU(), "norm": norm, "pool": pool}
+    stages: OrderedDict[str, nn.Module] = OrderedDict()
+    channels = in_channels
+    for number, row in enumerate(rows, start=1):
+        stages[f"conv{number}"] = nn.Conv2d(channels, row.maps, row.kernel, row.stride, row.padding, groups=row.groups)
+        stages.update({f"{kind}{number}": copy.deepcopy(after[kind]) for kind in row.then.split()})
+        channels = row.maps
+    stages["flatten"] = nn.Flatten()
+    units = channels * 6 * 6
+    for number in (6, 7):
+        stages[f"fc{number}"] = nn.Linear(units, 4096)
+        stages[f"relu{number}"] = nn.ReLU()
+        stages[f"drop{number}"] = nn.Dropout(dropout)
+        units = 4096
+    stages["fc8"] = nn.Linear(units, num_classes)
+    return nn.Sequential(stages)
+
+
+class PooledClassifier(nn.Module):
+    """(N, C, H, W) -> (N, num_classes): torchvision's frame of AlexNet and VGG.
+
+    `avgpool` brings the maps of `features` to side x side. They have that size at the paper's input, where it changes
+    nothing; so images of another size can be classified too.
+    """
+
+    def __init__(self, features: nn.Sequential, side: int, classifier: nn.Sequential) -> None:
+        super().__init__()
+        self.features = features
+        self.avgpool = nn.AdaptiveAvgPool2d(side)
+        self.classifier = classifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.avgpool(self.features(x)).flatten(1))
