@@ -43,15 +43,48 @@ ZOO = (
     Row("lenet5_1998", "lenet.lenet5_1998", "LeNet-5",              1998, "lecun1998gradient", (32, 32), None, 1, 10),
     Row("lenet5",      "lenet.lenet5",      "LeNet-5, modernised",  1998, "lecun1998gradient", (32, 32), None, 1, 10),
     # AlexNet, ZFNet
+    Row("alexnet",           "alexnet.alexnet",           "AlexNet",                    2012, "krizhevsky2012imagenet", (227, 227), None),
+    Row("alexnet_ungrouped", "alexnet.alexnet_ungrouped", "AlexNet, one tower",         2012, "krizhevsky2012imagenet", (227, 227), None),
+    Row("caffenet",          "alexnet.caffenet",          "CaffeNet",                   2014, "jia2014caffe",           (227, 227), None),
+    Row("alexnet_owt",       "alexnet.alexnet_owt",       "AlexNet, torchvision's",     2014, "krizhevsky2014weird",    (224, 224), 63),
+    Row("zfnet",             "zfnet.zfnet",               "ZFNet",                      2013, "zeiler2014visualizing",  (224, 224), None),
+    Row("zfnet_wide",        "zfnet.zfnet_wide",          "ZFNet, wide",                2013, "zeiler2014visualizing",  (224, 224), None),
     # VGG
+    Row("vgg_a",     "vgg.vgg_a",     "VGG A",     2014, "simonyan2015very", (224, 224), 32, aliases=("vgg11",)),
+    Row("vgg_a_lrn", "vgg.vgg_a_lrn", "VGG A-LRN", 2014, "simonyan2015very", (224, 224), 32, aliases=("vgg11_lrn",)),
+    Row("vgg_b",     "vgg.vgg_b",     "VGG B",     2014, "simonyan2015very", (224, 224), 32, aliases=("vgg13",)),
+    Row("vgg_c",     "vgg.vgg_c",     "VGG C",     2014, "simonyan2015very", (224, 224), 32, aliases=("vgg16_1",)),
+    Row("vgg_d",     "vgg.vgg_d",     "VGG D",     2014, "simonyan2015very", (224, 224), 32, aliases=("vgg16",)),
+    Row("vgg_e",     "vgg.vgg_e",     "VGG E",     2014, "simonyan2015very", (224, 224), 32, aliases=("vgg19",)),
+    Row("vgg11_bn",  "vgg.vgg11_bn",  "VGG A, torchvision's with batch norm", 2014, "simonyan2015very", (224, 224), 32, aliases=("vgg_a_bn",)),
+    Row("vgg13_bn",  "vgg.vgg13_bn",  "VGG B, torchvision's with batch norm", 2014, "simonyan2015very", (224, 224), 32, aliases=("vgg_b_bn",)),
+    Row("vgg16_bn",  "vgg.vgg16_bn",  "VGG D, torchvision's with batch norm", 2014, "simonyan2015very", (224, 224), 32, aliases=("vgg_d_bn",)),
+    Row("vgg19_bn",  "vgg.vgg19_bn",  "VGG E, torchvision's with batch norm", 2014, "simonyan2015very", (224, 224), 32, aliases=("vgg_e_bn",)),
     # Network in network
+    Row("nin", "nin.nin", "Network in network", 2013, "lin2014network", (32, 32), 4, classes=10),
     # GoogLeNet, Inception, Xception
     # Highway
     # Plain and residual networks
     # Pre-activation residual networks
     # ResNeXt
     # DenseNet
+    Row("densenet121",           "densenet.densenet121",           "DenseNet-121",                     2016, "huang2017densely", (224, 224), 29),
+    Row("densenet161",           "densenet.densenet161",           "DenseNet-161",                     2016, "huang2017densely", (224, 224), 29),
+    Row("densenet169",           "densenet.densenet169",           "DenseNet-169",                     2016, "huang2017densely", (224, 224), 29),
+    Row("densenet201",           "densenet.densenet201",           "DenseNet-201",                     2016, "huang2017densely", (224, 224), 29),
+    Row("densenet264",           "densenet.densenet264",           "DenseNet-264",                     2016, "huang2017densely", (224, 224), 29),
+    Row("densenet40_k12",        "densenet.densenet40_k12",        "DenseNet (L=40, k=12)",            2016, "huang2017densely", (32, 32), 4, 3, 10),
+    Row("densenet40_k12_2k",     "densenet.densenet40_k12_2k",     "DenseNet (L=40, k=12), 2k initial maps", 2016, "huang2017densely", (32, 32), 4, 3, 10),
+    Row("densenet40_k12_halved", "densenet.densenet40_k12_halved", "DenseNet (L=40, k=12), pytorchcv's", 2016, "huang2017densely", (32, 32), 4, 3, 10),
+    Row("densenet100_k12",       "densenet.densenet100_k12",       "DenseNet (L=100, k=12)",           2016, "huang2017densely", (32, 32), 4, 3, 10),
+    Row("densenet100_k24",       "densenet.densenet100_k24",       "DenseNet (L=100, k=24)",           2016, "huang2017densely", (32, 32), 4, 3, 10),
+    Row("densenet_bc100_k12",    "densenet.densenet_bc100_k12",    "DenseNet-BC (L=100, k=12)",        2016, "huang2017densely", (32, 32), 4, 3, 10),
+    Row("densenet_bc190_k40",    "densenet.densenet_bc190_k40",    "DenseNet-BC (L=190, k=40)",        2016, "huang2017densely", (32, 32), 4, 3, 10),
+    Row("densenet_bc250_k24",    "densenet.densenet_bc250_k24",    "DenseNet-BC (L=250, k=24)",        2016, "huang2017densely", (32, 32), 4, 3, 10),
     # Fully convolutional networks
+    Row("fcn32s", "fcn.FCN32s", "FCN-32s", 2015, "long2015fully", (500, 500), 1, classes=21),
+    Row("fcn16s", "fcn.FCN16s", "FCN-16s", 2015, "long2015fully", (500, 500), 1, classes=21),
+    Row("fcn8s",  "fcn.FCN8s",  "FCN-8s",  2015, "long2015fully", (500, 500), 1, classes=21),
     # After DenseNet
 )
 # fmt: on
