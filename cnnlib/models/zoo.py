@@ -64,9 +64,40 @@ ZOO = (
     Row("nin", "nin.nin", "Network in network", 2013, "lin2014network", (32, 32), 4, classes=10),
     # GoogLeNet, Inception, Xception
     # Highway
+    Row("highway19",  "highway.highway19",  "Highway, 19 layers",       2015, "srivastava2015training", (32, 32), 4, classes=10),
+    Row("highway32",  "highway.highway32",  "Highway, 32 thin layers",  2015, "srivastava2015training", (32, 32), 4, classes=10),
+    Row("highway_fc", "highway.highway_fc", "Highway, fully connected", 2015, "srivastava2015training", (28, 28), None, 1, 10),
     # Plain and residual networks
+    Row("plain18",        "resnet.plain18",        "plain-18",                  2015, "he2016deep", (224, 224), 33),
+    Row("plain34",        "resnet.plain34",        "plain-34",                  2015, "he2016deep", (224, 224), 33),
+    Row("resnet18",       "resnet.resnet18",       "ResNet-18",                 2015, "he2016deep", (224, 224), 33),
+    Row("resnet34",       "resnet.resnet34",       "ResNet-34",                 2015, "he2016deep", (224, 224), 33),
+    Row("resnet50",       "resnet.resnet50",       "ResNet-50",                 2015, "he2016deep", (224, 224), 33),
+    Row("resnet101",      "resnet.resnet101",      "ResNet-101",                2015, "he2016deep", (224, 224), 33),
+    Row("resnet152",      "resnet.resnet152",      "ResNet-152",                2015, "he2016deep", (224, 224), 33),
+    Row("resnet50_v1_5",  "resnet.resnet50_v1_5",  "ResNet-50, torchvision's",  2015, "he2016deep", (224, 224), 33),
+    Row("resnet101_v1_5", "resnet.resnet101_v1_5", "ResNet-101, torchvision's", 2015, "he2016deep", (224, 224), 33),
+    Row("resnet152_v1_5", "resnet.resnet152_v1_5", "ResNet-152, torchvision's", 2015, "he2016deep", (224, 224), 33),
+    Row("plain20",        "resnet.plain20",        "plain-20 for CIFAR",        2015, "he2016deep", (32, 32), 5, classes=10),
+    Row("plain32",        "resnet.plain32",        "plain-32 for CIFAR",        2015, "he2016deep", (32, 32), 5, classes=10),
+    Row("plain44",        "resnet.plain44",        "plain-44 for CIFAR",        2015, "he2016deep", (32, 32), 5, classes=10),
+    Row("plain56",        "resnet.plain56",        "plain-56 for CIFAR",        2015, "he2016deep", (32, 32), 5, classes=10),
+    Row("plain110",       "resnet.plain110",       "plain-110 for CIFAR",       2015, "he2016deep", (32, 32), 5, classes=10),
+    Row("resnet20",       "resnet.resnet20",       "ResNet-20 for CIFAR",       2015, "he2016deep", (32, 32), 5, classes=10),
+    Row("resnet32",       "resnet.resnet32",       "ResNet-32 for CIFAR",       2015, "he2016deep", (32, 32), 5, classes=10),
+    Row("resnet44",       "resnet.resnet44",       "ResNet-44 for CIFAR",       2015, "he2016deep", (32, 32), 5, classes=10),
+    Row("resnet56",       "resnet.resnet56",       "ResNet-56 for CIFAR",       2015, "he2016deep", (32, 32), 5, classes=10),
+    Row("resnet110",      "resnet.resnet110",      "ResNet-110 for CIFAR",      2015, "he2016deep", (32, 32), 5, classes=10),
+    Row("resnet1202",     "resnet.resnet1202",     "ResNet-1202 for CIFAR",     2015, "he2016deep", (32, 32), 5, classes=10),
     # Pre-activation residual networks
+    Row("preact_resnet110",  "preact_resnet.preact_resnet110",  "ResNet-110, pre-activation",  2016, "he2016identity", (32, 32), 5, classes=10),
+    Row("preact_resnet164",  "preact_resnet.preact_resnet164",  "ResNet-164, pre-activation",  2016, "he2016identity", (32, 32), 5, classes=10),
+    Row("preact_resnet1001", "preact_resnet.preact_resnet1001", "ResNet-1001, pre-activation", 2016, "he2016identity", (32, 32), 5, classes=10),
+    Row("preact_resnet200",  "preact_resnet.preact_resnet200",  "ResNet-200, pre-activation",  2016, "he2016identity", (224, 224), 33),
     # ResNeXt
+    Row("resnext50_32x4d",  "resnext.resnext50_32x4d",  "ResNeXt-50, 32x4d",            2016, "xie2017aggregated", (224, 224), 33),
+    Row("resnext101_64x4d", "resnext.resnext101_64x4d", "ResNeXt-101, 64x4d",           2016, "xie2017aggregated", (224, 224), 33),
+    Row("resnext29_8x64d",  "resnext.resnext29_8x64d",  "ResNeXt-29, 8x64d, for CIFAR", 2016, "xie2017aggregated", (32, 32), 5, classes=10),
     # DenseNet
     Row("densenet121",           "densenet.densenet121",           "DenseNet-121",                     2016, "huang2017densely", (224, 224), 29),
     Row("densenet161",           "densenet.densenet161",           "DenseNet-161",                     2016, "huang2017densely", (224, 224), 29),
@@ -86,6 +117,7 @@ ZOO = (
     Row("fcn16s", "fcn.FCN16s", "FCN-16s", 2015, "long2015fully", (500, 500), 1, classes=21),
     Row("fcn8s",  "fcn.FCN8s",  "FCN-8s",  2015, "long2015fully", (500, 500), 1, classes=21),
     # After DenseNet
+    Row("se_resnet50", "se_resnet.se_resnet50", "SE-ResNet-50", 2017, "hu2018squeeze", (224, 224), 35),
 )
 # fmt: on
 
