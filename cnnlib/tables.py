@@ -1,0 +1,55 @@
+"""Rows of text as a table, for a terminal and for a page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from cnnlib.errors import listed
+
+
+def cell(value: object) -> str:
+    """One value as a table shows it: 25,557,032; 64x112x112; nothing for None.
+
+    >>> cell(25557032), cell((64, 112, 112)), cell(None), cell(15.5)
+    ('25,557,032', '64x112x112', '', '15.5')
+    """
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.6g}"
+    if isinstance(value, tuple | list):
+        return listed(value)
+    return str(value)
+
+
+def text(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[str] = ()) -> str:
+    """A table in fixed width; the columns named in `right` are aligned to the right."""
+    right = set(right)
+    lines = [list(columns), *([cell(value) for value in row] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+
+    def put(line: Sequence[str]) -> str:
+        padded = (c.rjust(w) if name in right else c.ljust(w) for c, w, name in zip(line, widths, columns))
+        return "  ".join(padded).rstrip()
+
+    return "\n".join([title, put(lines[0]), put(["-" * w for w in widths]), *map(put, lines[1:])])
+
+
+def html(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[str] = ()) -> str:
+    """The same table as HTML, for a notebook."""
+    right = set(right)
+
+    def put(tag: str, line: Iterable[object]) -> str:
+        aligned = (
+            f'<{tag} style="text-align: {"right" if name in right else "left"}">{escape(cell(value))}</{tag}>'
+            for value, name in zip(line, columns)
+        )
+        return f"<tr>{''.join(aligned)}</tr>"
+
+    body = "".join(put("td", row) for row in rows)
+    return f"<table><caption>{escape(title)}</caption><thead>{put('th', columns)}</thead><tbody>{body}</tbody></table>"
