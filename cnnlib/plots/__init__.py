@@ -10,6 +10,7 @@ _EXPORTS = {
     "diverging": "style",
     "draw_tiles": "tiles",
     "draw_stack": "stacks",
+    "stages_of": "stacks",
     "draw_links": "stacks",
     "draw_history": "curves",
     "draw_spread": "curves",

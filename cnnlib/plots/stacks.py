@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from cnnlib.graph import Graph
 from cnnlib.plots.style import INK, KINDS, PALETTE
 
 
@@ -24,6 +25,34 @@ class Stage:
     maps: int
     height: int = 1
     width: int = 1
+
+
+_DOES = (
+    ("conv", "conv"),
+    ("linear", "linear"),
+    ("max_pool", "pool"),
+    ("avg_pool", "pool"),
+    ("adaptive_avg_pool", "pool"),
+)
+
+
+def stages_of(graph: Graph) -> list[Stage]:
+    """The stages of a traced network as `draw_stack` wants them: the input, then each stage's last output.
+
+    A stage that only rearranges its input (flatten, dropout) is left out; the last one is the output.
+    """
+    found = [Stage("input", "input", *graph.input_shape)]
+    members: dict[str, list] = {}
+    for node in graph:
+        if node.live and node.kind not in ("input", "output"):
+            members.setdefault(node.stage, []).append(node)
+    for name, nodes in members.items():
+        kinds = {node.kind for node in nodes}
+        does = next((does for kind, does in _DOES if kind in kinds), "output" if name == list(members)[-1] else "")
+        maps, height, width = (*nodes[-1].shape, 1, 1)[:3]
+        if does:
+            found.append(Stage(name, "output" if name == list(members)[-1] else does, maps, height, width))
+    return found
 
 
 def draw_stack(stages: Sequence[Stage], ax: Axes, *, shown: int = 16) -> Axes:
@@ -47,12 +76,12 @@ def draw_stack(stages: Sequence[Stage], ax: Axes, *, shown: int = 16) -> Axes:
                 ax.add_patch(Rectangle(corner, stage.width, stage.height, fc=colour + "30", ec=colour, lw=0.8))
             right = x + (drawn - 1) * lean + stage.width
             top = stage.height / 2 + (drawn - 1) * lean / 2
-            text = f"{stage.maps} @ {stage.height}x{stage.width}"
+            text = f"{stage.maps} @ {stage.height}×{stage.width}"
         middle = (x + right) / 2
         ax.text(middle, top + tallest * 0.06, text, ha="center", va="bottom", fontsize="small")
         ax.text(middle, -tallest * 0.86, stage.name, ha="center", va="top", color=colour, fontweight="bold")
-        x = right + tallest * 0.26
-    ax.set_xlim(-tallest * 0.1, x - tallest * 0.16)
+        x = right + tallest * (0.26 if stage.height > 1 else 0.45)
+    ax.set_xlim(-tallest * 0.1, x - tallest * 0.1)
     ax.set_ylim(-tallest * 1.05, tallest * 0.98)
     ax.set_aspect("equal")
     ax.axis("off")
