@@ -63,6 +63,16 @@ ZOO = (
     # Network in network
     Row("nin", "nin.nin", "Network in network", 2013, "lin2014network", (32, 32), 4, classes=10),
     # GoogLeNet, Inception, Xception
+    Row("googlenet",    "googlenet.googlenet",       "GoogLeNet",                2014, "szegedy2015going", (224, 224), None),
+    Row("googlenet_bn", "googlenet.googlenet_bn",    "GoogLeNet, torchvision's", 2014, "szegedy2015going", (224, 224), 15),
+    Row("bn_inception", "bn_inception.bn_inception", "BN-Inception",             2015, "ioffe2015batch", (224, 224), 31),
+    Row("inception_v3", "inception_v3.inception_v3", "Inception-v3",             2015, "szegedy2016rethinking", (299, 299), 299),
+    Row("inception_v4", "inception_v4.inception_v4", "Inception-v4",             2016, "szegedy2017inception", (299, 299), 75),
+    Row("inception_resnet_v1", "inception_v4.inception_resnet_v1", "Inception-ResNet-v1, released", 2016, "szegedy2017inception", (299, 299), 75),
+    Row("inception_resnet_v2", "inception_v4.inception_resnet_v2", "Inception-ResNet-v2, released", 2016, "szegedy2017inception", (299, 299), 75),
+    Row("inception_resnet_v1_paper", "inception_v4.inception_resnet_v1_paper", "Inception-ResNet-v1, the figures'", 2016, "szegedy2017inception", (299, 299), 75),
+    Row("inception_resnet_v2_paper", "inception_v4.inception_resnet_v2_paper", "Inception-ResNet-v2, the figures'", 2016, "szegedy2017inception", (299, 299), 75),
+    Row("xception",     "xception.xception",         "Xception",                 2016, "chollet2017xception", (299, 299), 7),
     # Highway
     Row("highway19",  "highway.highway19",  "Highway, 19 layers",       2015, "srivastava2015training", (32, 32), 4, classes=10),
     Row("highway32",  "highway.highway32",  "Highway, 32 thin layers",  2015, "srivastava2015training", (32, 32), 4, classes=10),
