@@ -46,6 +46,11 @@ def imagenet_resnext(
     depth: int, cardinality: int, d: int, num_classes: int = 1000, in_channels: int = 3
 ) -> nn.Sequential:
     """(N, in_channels, 224, 224) -> (N, num_classes): the blocks of ResNet-50 or 101, aggregated (table 1)."""
+    deep = [number for number, (expansion, _) in BLOCKS.items() if expansion > 1]
+    if depth not in deep:
+        raise ValueError(
+            f"ResNeXt has the depths {', '.join(map(str, deep))}, got {depth}; only bottlenecks have groups"
+        )
     expansion, blocks = BLOCKS[depth]
     layers = stages(partial(aggregated, cardinality=cardinality, d=d), expansion, blocks, 64, WIDTHS)
     return network(imagenet_stem(in_channels), layers, expansion * WIDTHS[-1], num_classes)
