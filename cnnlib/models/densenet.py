@@ -18,6 +18,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from cnnlib.models.blocks import init_fan_out
+
 # Table 1: layers of each dense block, growth rate, maps after the first convolution (2k).
 IMAGENET = {
     121: ((6, 12, 24, 16), 32, 64),
@@ -145,19 +147,11 @@ class DenseNet(nn.Module):
         self.relu = nn.ReLU()
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(channels, num_classes)
-        self.apply(_init)
+        self.apply(init_fan_out)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.avgpool(self.relu(self.features(x)))
         return self.classifier(x.flatten(1))
-
-
-def _init(module: nn.Module) -> None:
-    """As models/densenet.lua of the authors: He's normal over the outputs, batch norm 1 and 0, linear bias 0."""
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    elif isinstance(module, nn.Linear):
-        nn.init.zeros_(module.bias)
 
 
 def depth_of(blocks: tuple[int, ...], bottleneck: bool = True) -> int:
