@@ -16,11 +16,13 @@ differs   the paper prints 13.6 million parameters in section 4.2.2, figure 5 gi
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor, nn
 
 from cnnlib.errors import listed
+from cnnlib.models.blocks import InputGuard
 from cnnlib.models.branches import Branches, ConvBNReLU, init_fan_in
 
 # Figure 5: 1x1, 3x3 reduce, 3x3, double 3x3 reduce, double 3x3, pooling, pool proj; 0 stands for a branch that is not
@@ -65,17 +67,25 @@ def inception(channels: int, row: tuple[int | str, ...]) -> Branches:
     return Branches(channels, rows, partial(ConvBNReLU, bias=True))
 
 
-class BNInception(nn.Sequential):
-    """(N, C, H, W) -> (N, classes): its stages one after the other; `state_dict` has the released network's names.
+@dataclass(frozen=True)
+class EvenGrids(InputGuard):
+    """In 3c and 4e a convolution and a pool halve the size, which round alike where it is even: 32m - 1 to 32m + 6."""
 
-    Height and width must be 32m - 1 to 32m + 6 (31 to 38, ..., 223 to 230), so that the two branches of 3c and 4e that
-    round differently still meet; ValueError otherwise.
-    """
+    def check(self, shape: tuple[int, ...]) -> None:
+        super().check(shape)
+        if any((side + 1) % 32 > 7 for side in shape[2:]):
+            raise ValueError(
+                f"{self.name} takes heights and widths of 32m - 1 to 32m + 6 (31 to 38, 63 to 70, ..., 223 to 230), got "
+                f"{listed(shape[2:])}; resize to multiples of 32"
+            )
+
+
+class BNInception(nn.Sequential):
+    """(N, C, H, W) -> (N, classes): its stages one after the other; `state_dict` has the released network's names."""
 
     def __init__(self, stages: OrderedDict[str, nn.Module]) -> None:
         super().__init__(stages)
         self.released = {key: _released(key) for key in super().state_dict()}
-        self.register_forward_pre_hook(_check_size)
         self.register_state_dict_post_hook(_to_released)
         self.register_load_state_dict_pre_hook(_from_released)
 
@@ -97,16 +107,9 @@ def bn_inception(num_classes: int = 1000, in_channels: int = 3) -> BNInception:
     stages["global_pool"] = nn.AdaptiveAvgPool2d(1)
     stages["flatten"] = nn.Flatten()
     stages["last_linear"] = nn.Linear(channels, num_classes)
-    return BNInception(stages).apply(init_fan_in)
-
-
-def _check_size(model: nn.Module, args: tuple[Tensor, ...]) -> None:
-    height, width = args[0].shape[-2:]
-    if min(height, width) < 31 or (height + 1) % 32 > 7 or (width + 1) % 32 > 7:
-        raise ValueError(
-            f"bn_inception takes heights and widths of 32m - 1 to 32m + 6 (31 to 38, 63 to 70, ..., 223 to 230), got "
-            f"{listed((height, width))}; resize to a multiple of 32"
-        )
+    model = BNInception(stages).apply(init_fan_in)
+    model.register_forward_pre_hook(EvenGrids("bn_inception", in_channels, (224, 224), exact=False, least=31))
+    return model
 
 
 def _released(key: str) -> str:
