@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +19,8 @@ import yaml
 from cnnlib import notebooks
 from cnnlib.notebooks import Run, home, repository_url
 
-MARK = "<!-- runs -->"
+RUNS, LECTURES = "<!-- runs -->", "<!-- lectures -->"
+FRONT = ("alexnet", "zfnet", "vgg_d", "googlenet", "inception_v3", "resnet152", "xception", "densenet121")
 BUILDERS = ("jupyter-book", "sphinx", "myst-nb", "sphinx-book-theme", "pydata-sphinx-theme", "sphinx-design")
 
 
@@ -74,16 +75,100 @@ def lay_out(runs: Sequence[Run]) -> Path:
         target = book / path.relative_to(root / "book")
         kept.add(target)
         if path.suffix == ".md":
-            _put(target, path.read_text(encoding="utf-8").replace(MARK, run_table(runs)))
+            _put(target, filled(path, runs))
         else:
             _put(target, path.read_bytes())
     mathjax = resources.files("mathjax") / "static" / "mathjax" / "es5" / "tex-svg-full.js"
     kept.add(book / "_static" / "mathjax" / "tex-svg-full.js")
     _put(book / "_static" / "mathjax" / "tex-svg-full.js", mathjax.read_bytes())
+    front = book / "_static" / "front.svg"
+    kept.add(front)
+    _draw_once(front, root / "_build" / "front.sha256")
     for path in sorted(book.rglob("*")):
         if path.is_file() and path not in kept:
             path.unlink()
     return source
+
+
+def filled(path: Path, runs: Sequence[Run]) -> str:
+    """The text of a Markdown page with what is known only after execution: the runs, the lectures that there are."""
+    text = path.read_text(encoding="utf-8")
+    for mark, table in ((RUNS, run_table), (LECTURES, lecture_cards)):
+        if mark in text:
+            text = text.replace(mark, table(runs))
+    return text
+
+
+def lecture_cards(runs: Sequence[Run]) -> str:
+    """A card for each lecture that exists: its title, and the question that it starts from, linked to its page.
+
+    The question is `cnnlib.question` of the notebook's metadata.
+    """
+    lines = ["::::{grid} 1 1 2 2", ":gutter: 3", ""]
+    for run in runs:
+        notebook = notebooks.read(home() / "book" / f"{run.lecture}.ipynb")
+        title = next(
+            (
+                line.lstrip("# ").strip()
+                for cell in notebook.cells
+                if cell.cell_type == "markdown"
+                for line in cell.source.splitlines()
+                if line.startswith("# ")
+            ),
+            run.lecture,
+        )
+        question = notebook.metadata.get("cnnlib", {}).get("question", "")
+        lines += [f":::{{grid-item-card}} {title}", f":link: {run.lecture}", ":link-type: doc", ":class-card: lecture"]
+        lines += ["", question, ":::", ""]
+    return "\n".join([*lines, "::::", ""]) if runs else ""
+
+
+def draw_front(path: Path) -> None:
+    """The figure of the first page: the challenge's winning errors, and the size of the networks of those years."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    from cnnlib.models.zoo import card, list_models, papers
+    from cnnlib.plots.style import INK, PALETTE, STYLE
+
+    winners = papers()["ilsvrc_winners"]
+    rows = [dict(zip(winners["columns"], row)) for row in winners["rows"]]
+    cards = [card(name) for name in FRONT if name in list_models()]
+    sized = []
+    for c in cards:
+        params = c.published.get("params_without_heads") or c.published.get("params")
+        if params:
+            sized.append((c.title, c.year, params["value"] / 1e6))
+    with plt.rc_context({**STYLE, "svg.fonttype": "path", "font.size": 12}):
+        figure, (above, below) = plt.subplots(2, 1, figsize=(8, 7), sharex=True, height_ratios=(1, 1.2))
+        convolutional = [PALETTE["blue"] if row["year"] >= 2012 else INK for row in rows]
+        bars = above.bar([r["year"] for r in rows], [r["error"] for r in rows], color=convolutional, width=0.62)
+        labels = []
+        for row in rows:
+            known = [f"{row['error']:g}", row["layers"] and f"{row['layers']} layers"]
+            labels.append("\n".join(filter(None, [*known, row["year"] in winners["recalled"] and "(recalled)"])))
+        above.bar_label(bars, labels, color=INK, fontsize=10.5, padding=2)
+        above.set(ylabel="top-5 error (%)", ylim=(0, 38), title="Winners; from 2012 on, convolutional networks (blue)")
+        above.grid(axis="x", visible=False)
+        for title, year, millions in sized:
+            below.plot(year, millions, "o", color=PALETTE["orange"], markersize=9)
+            below.annotate(title, (year, millions), (0, 8), textcoords="offset points", ha="center")
+        below.set(yscale="log", ylabel="parameters (millions)", ylim=(4, 320), xlim=(2009.4, 2017.8))
+        below.set_yticks([5, 10, 20, 50, 100, 200], ["5", "10", "20", "50", "100", "200"])
+        below.minorticks_off()
+        figure.savefig(path, format="svg", metadata={"Date": None})
+        plt.close(figure)
+
+
+def _draw_once(path: Path, stamp: Path) -> None:
+    """Draw the front figure again only where cnnlib or its data changed since."""
+    wanted = notebooks.library_digest()
+    if not path.is_file() or not stamp.is_file() or stamp.read_text() != wanted:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw_front(path)
+        stamp.write_text(wanted)
 
 
 def run_table(runs: Sequence[Run]) -> str:
@@ -139,10 +224,7 @@ def stale() -> list[str]:
             runs.append(run)
     for path in sorted((root / "book").rglob("*.md")):
         copy = root / "_build" / "src" / "book" / path.relative_to(root / "book")
-        text = path.read_text(encoding="utf-8")
-        if not found and (
-            not copy.is_file() or copy.read_text(encoding="utf-8") != text.replace(MARK, run_table(runs))
-        ):
+        if not found and (not copy.is_file() or copy.read_text(encoding="utf-8") != filled(path, runs)):
             found.append(f"{path.name} changed after the site was built")
     if built_digest() != sources_digest():
         found.append("_build/html was not built from the present _build/src")
@@ -169,7 +251,6 @@ def _sphinx(root: Path, say: Callable[[str], None]) -> None:
         subprocess.Popen(
             command,
             cwd=root,
-            env={**os.environ, "NO_COLOR": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -177,6 +258,7 @@ def _sphinx(root: Path, say: Callable[[str], None]) -> None:
         ) as process,
     ):
         for line in process.stdout:
+            line = re.sub(r"\x1b\[[0-9;]*m", "", line)
             file.write(line)
             if any(word in line for word in ("WARNING", "ERROR", "CRITICAL", "Error:")):
                 complaints.append(line.strip())
