@@ -22,7 +22,7 @@ from cnnlib import tables
 from cnnlib.errors import listed, unknown
 from cnnlib.models.blocks import InputGuard
 from cnnlib.operations import KINDS, Spec, attributes, bind, kind_of_function, kind_of_module, op_name
-from cnnlib.tracing import Unreadable, borrowed, copied, on_meta, recorded, symbolic, tensor_names
+from cnnlib.tracing import Unreadable, borrowed, copied, on_meta, recorded, symbolic
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ class Graph:
     """The operations of a network in the order in which they run.
 
     Iterates its `Node`s; `graph[name]` is one of them. `source` is "fx" or "recorded"; a recorded graph runs only on
-    the batch size and image size that it was recorded with. `unused` are the parameters that forward never reads.
+    the batch size and image size that it was recorded with. `unused` are the parameters that forward never reads;
+    `overwriting` are the operations that write their result over their first input.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Graph:
         source: str,
         unused: tuple[str, ...],
         constants: dict[str, Tensor],
+        overwriting: frozenset[str],
     ) -> None:
         self.nodes = nodes
         self.model = model
@@ -87,6 +89,7 @@ class Graph:
         self._by_name = {node.name: node for node in nodes}
         self._fx_nodes = fx_nodes
         self._constants = constants
+        self.overwriting = overwriting
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
@@ -142,6 +145,12 @@ class Graph:
         """The node of `graph.module.graph` behind a name, for whoever edits it."""
         return self._fx_nodes[self[name].name]
 
+    def tensor(self, name: str) -> Tensor:
+        """The parameter, buffer or constant behind a node of kind `parameter` or `constant`."""
+        target = self.fx_node(name).target
+        found = self._constants.get(target)
+        return operator.attrgetter(target)(self.model) if found is None else found
+
     @cached_property
     def module(self) -> fx.GraphModule:
         """The network as a runnable torch.fx.GraphModule. It shares the network's modules and weights, and runs in
@@ -192,6 +201,7 @@ class Graph:
             source=self.source,
             unused=tuple(p for p, _ in self.model.named_parameters() if p not in used),
             constants=self._constants,
+            overwriting=self.overwriting & keep,
         )
 
     def values(self, x: Tensor, names: tuple[str, ...] | list[str]) -> dict[str, Tensor]:
@@ -367,6 +377,7 @@ def _read(
     nodes: list[Node] = []
     live: dict[str, bool] = {}
     owned: set[str] = set()
+    overwriting: set[str] = set()
     parameter_of: dict[str, str] = {}
     # A value that was overwritten in place: the node that made it, and the node that wrote it last.
     origin: dict[fx.Node, fx.Node] = {}
@@ -435,7 +446,7 @@ def _read(
         if kind == "item":
             attrs = {"index": args[1]}
         elif node.op in ("call_module", "call_function", "call_method"):
-            attrs = attributes(kind, op, module, args, kwargs, spec)
+            attrs = attributes(kind, op, module, args, kwargs, value)
         name_of[node] = name
         input_names = tuple(name_of[n] for n in inputs)
         if kind == "output" and inputs:
@@ -448,6 +459,7 @@ def _read(
         one = full if full is None or not live[name] else _one_image(full, batch)
         nodes.append(Node(name, kind, op, input_names, one, full, scope, first_uses, attrs, live[name]))
         if inputs and _writes_in_place(node, module, op, args, kwargs):
+            overwriting.add(name)
             first = origin.get(node.args[0], node.args[0])
             origin[node] = first
             latest[first] = node
@@ -459,7 +471,14 @@ def _read(
     unused = tuple(name for name in parameters.values() if name not in owned)
     fx_nodes = {name: node for node, name in name_of.items()}
     return Graph(
-        tuple(nodes), fx_nodes, model=model, input_shape=shape, source=source, unused=unused, constants=constants
+        tuple(nodes),
+        fx_nodes,
+        model=model,
+        input_shape=shape,
+        source=source,
+        unused=unused,
+        constants=constants,
+        overwriting=frozenset(overwriting),
     )
 
 
@@ -469,7 +488,7 @@ def _writes_in_place(node: fx.Node, module: nn.Module | None, op: str, args: tup
     if module is not None:
         return bool(getattr(module, "inplace", False))
     if node.op == "call_method":
-        return node.target.endswith("_") and not node.target.endswith("__") or op in _IN_PLACE
+        return (node.target.endswith("_") and not node.target.endswith("__")) or op in _IN_PLACE
     written = getattr(node.target, "__name__", "")
     return (
         (written.endswith("_") and not written.endswith("__"))

@@ -367,6 +367,10 @@ def attributes(kind: str, op: str, module: nn.Module | None, args: tuple, kwargs
     given = bind(op, args, kwargs) if module is None else _module_arguments(kind, module)
     first = next((a for a in (*args, *kwargs.values()) if isinstance(a, Spec)), None)
     shape = first.shape if first else ()
+    if kind == "split":
+        given["parts"] = out
+    while isinstance(out, tuple) and out:
+        out = out[0]
     shape_out = out.shape if isinstance(out, Spec) else ()
     reader = _READERS.get(kind)
     return reader(op, given, args, shape, shape_out, module) if reader else {}
@@ -445,7 +449,12 @@ def _read_cat(op, given, args, shape, out, module) -> dict[str, Any]:
 
 
 def _read_split(op, given, args, shape, out, module) -> dict[str, Any]:
-    return {"dim": _axis(given.get("dim", 0), len(shape)), "unbind": op == "unbind"}
+    dim = _axis(given.get("dim", 0), len(shape))
+    if op == "unbind":
+        return {"index": tuple(_along(len(shape), dim, ("at", i)) for i in range(shape[dim]))}
+    sizes = [part.shape[dim] for part in given["parts"]]
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    return {"index": tuple(_along(len(shape), dim, ("slice", start, 1)) for start in starts)}
 
 
 def _read_slice(op, given, args, shape, out, module) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from torch import nn
 
 from cnnlib import tables
 from cnnlib.errors import listed, unknown
-from cnnlib.graph import Graph, Node, trace
+from cnnlib.graph import KINDS, Graph, Node, trace
 
 BYTES_PER_VALUE = 4
 
@@ -61,13 +61,10 @@ def _attention_macs(node: Node, graph: Graph) -> int:
     """Scores (queries x keys) and their sums over the values; the projections of a layer have rows of their own."""
     a = node.attrs
     query, key, value = a["query"], a["key"], a["value"]
-    if "embed_dim" in a:
-        tokens, seen = _numel(query[:-1]), _numel(key[:-1]) + a["extra"]
-        return 2 * tokens * seen * a["embed_dim"]
     return _numel(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
-# The table: kind -> multiply-adds. Kinds of the second set multiply nothing that is counted.
+# The table: kind -> multiply-adds. What is free multiplies nothing that the convention counts.
 MACS: dict[str, Callable[[Node, Graph], int]] = {
     "conv": _conv_macs,
     "conv_transpose": _conv_transpose_macs,
@@ -75,14 +72,11 @@ MACS: dict[str, Callable[[Node, Graph], int]] = {
     "matmul": _matmul_macs,
     "attention": _attention_macs,
 }
-FREE = frozenset(
-    "max_pool avg_pool adaptive_max_pool adaptive_avg_pool batch_norm layer_norm group_norm instance_norm "
-    "local_response_norm activation elementwise add mul softmax dropout identity copy cat stack split item slice gather "
-    "overwrite expand flatten reshape permute pad roll flip upsample pixel_shuffle pixel_unshuffle mean sum extremum "
-    "embedding constant".split()
-)
+FREE = frozenset(KINDS) - {*MACS, "input", "output", "parameter", "recurrent", "other"}
 # No new values: the result is the input in another arrangement.
-VIEWS = frozenset("dropout identity split item slice expand flatten reshape permute constant".split())
+VIEWS = frozenset(
+    ["dropout", "identity", "split", "item", "slice", "expand", "flatten", "reshape", "permute", "constant"]
+)
 
 
 def _window_sums(node: Node, graph: Graph) -> int:
@@ -210,6 +204,11 @@ class CostTable:
     def connections(self) -> int:
         return sum(row.connections for row in self.rows)
 
+    @property
+    def uncounted(self) -> tuple[str, ...]:
+        """Operations without weights of which it is not known whether they multiply; their macs stand as 0."""
+        return tuple(row.name for row in self.rows if row.kind == "other")
+
     def total(self, *kinds: str) -> Totals:
         """Sums over the rows of these kinds, of all rows if none is named; a kind that the network lacks adds nothing."""
         return sum((row for row in self.rows if not kinds or row.kind in kinds), Totals())
@@ -247,7 +246,8 @@ class CostTable:
         return [*lines, ("total", "", None, self.params, self.macs, self.activations)]
 
     def _title(self) -> str:
-        return f"{self.network} on {listed(self.input_shape)}, one image; macs = multiply-adds"
+        missing = f"; without the macs of {', '.join(self.uncounted)}" if self.uncounted else ""
+        return f"{self.network} on {listed(self.input_shape)}, one image; macs = multiply-adds{missing}"
 
     def __repr__(self) -> str:
         return tables.text(self._title(), self._COLUMNS, self._lines(), right=self._COLUMNS[3:])
@@ -257,11 +257,11 @@ class CostTable:
 
 
 def _row(node: Node, graph: Graph, params: int) -> CostRow:
-    if node.kind not in MACS and node.kind not in FREE:
+    weighted = params or any(graph[name].kind == "parameter" for name in node.inputs)
+    if node.kind not in MACS and node.kind not in FREE and weighted:
         raise ValueError(
-            f"no cost formula for {node.op} at {node.name} ({listed(node.shape or ())}); "
-            "an operation with weights or of an unknown kind is not counted as nothing; add its formula to "
-            "cnnlib.analysis.costs.MACS"
+            f"{node.name} ({node.op}, {listed(node.shape or ())}) has weights and no cost formula; "
+            "write it from operations that have one, or add the formula to cnnlib.analysis.costs.MACS"
         )
     macs = MACS[node.kind](node, graph) if node.kind in MACS else 0
     links = CONNECTIONS[node.kind](node, graph) if node.live and node.kind in CONNECTIONS else 0
