@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -190,6 +190,66 @@ def _alt(cell: dict[str, Any]) -> str:
     return cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", "").strip()
 
 
+def differences(stored: dict[str, Any], fresh: dict[str, Any]) -> list[str]:
+    """Where the stored outputs are not what a new execution gave, one sentence a cell; nbval compares the texts.
+
+    Each cell must have run and put out the same kinds of things; pictures must be equal pixel by pixel, except in cells
+    tagged `nbval-ignore-output`, where they must be pictures.
+    """
+    ours = [cell for cell in stored["cells"] if cell["cell_type"] == "code"]
+    theirs = [
+        cell for cell in fresh["cells"] if cell["cell_type"] == "code" and "injected-parameters" not in tags(cell)
+    ]
+    found = []
+    if [cell["source"] for cell in ours] != [cell["source"] for cell in theirs]:
+        return ["the executed copy has other cells than the notebook; run `make book`"]
+    for number, (old, new) in enumerate(zip(ours, theirs)):
+        where = f"code cell {number} ({old.get('id')})"
+        if old["execution_count"] is None or new["execution_count"] is None:
+            found.append(f"{where} was not executed; `python -m cnnlib refresh` does it")
+        elif (had := _kinds(old)) != (has := _kinds(new)):
+            found.append(f"{where} stores {had or 'nothing'}, executed now it gives {has or 'nothing'}")
+        else:
+            found += [f"{where}: {fault}" for fault in _picture_faults(old, new, exact=IGNORED not in tags(old))]
+    return found
+
+
+def _kinds(cell: dict[str, Any]) -> list[str]:
+    outputs = normal_outputs(cell["outputs"])
+    return [output.get("name") or "+".join(sorted(output.get("data", [output.output_type]))) for output in outputs]
+
+
+def _picture_faults(old: dict[str, Any], new: dict[str, Any], *, exact: bool) -> Iterator[str]:
+    import numpy as np
+
+    pairs = zip(normal_outputs(old["outputs"]), normal_outputs(new["outputs"]))
+    for was, now in pairs:
+        for kind in ("image/png", "image/jpeg"):
+            if kind not in was.get("data", {}):
+                continue
+            try:
+                before, after = _pixels(was["data"][kind]), _pixels(now["data"][kind])
+            except (OSError, ValueError):
+                yield f"its {kind} is no picture"
+                continue
+            if exact and before.shape != after.shape:
+                yield f"its {kind} is {before.shape[1]}x{before.shape[0]} pixels, drawn now {after.shape[1]}x{after.shape[0]}"
+            elif exact and not np.array_equal(before, after):
+                share = (before != after).any(axis=2).mean()
+                yield f"its {kind} differs in {share:.1%} of the pixels from the one drawn now"
+
+
+def _pixels(encoded: str) -> Any:
+    """(H, W, 4): the colours of a picture in base64."""
+    import base64
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGBA"))
+
+
 # ----------------------------------------------------------------------------------------------------------- the digest
 
 
@@ -278,7 +338,6 @@ def page_environment(scratch: Path | str) -> dict[str, str]:
         **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
         **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), nowhere),
         "CNNLIB_DATA": str(scratch),
-        "CNNLIB_OFFLINE": "1",
         "CUDA_VISIBLE_DEVICES": "",
         "HF_HUB_OFFLINE": "1",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
@@ -414,7 +473,7 @@ def execute(
             return KernelSpec(resource_dir=str(RESOURCES), **get_kernel_dict())
 
         async def start_kernel(self, **options: Any) -> None:
-            await super().start_kernel(**{**options, "cwd": folder, **environment})
+            await super().start_kernel(**{**options, "cwd": str(folder), **environment})
 
     source = copy.deepcopy(notebook)
     codes = [number for number, cell in enumerate(source.cells) if cell.cell_type == "code"]
@@ -429,9 +488,11 @@ def execute(
             on_cell(done, count)
 
     source.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    with tempfile.TemporaryDirectory(prefix="lecture-") as folder, tempfile.TemporaryDirectory() as empty:
+    with tempfile.TemporaryDirectory(prefix="lecture-") as scratch:
+        folder, empty, asked = (Path(scratch) / name for name in ("here", "no-data", "asked.ipynb"))
+        folder.mkdir()
+        empty.mkdir()
         environment = {} if profile == "gpu" else {"env": page_environment(empty)}
-        asked = Path(empty) / "asked.ipynb"
         _write(asked, json.dumps(source))
         try:
             executed = papermill.execute_notebook(

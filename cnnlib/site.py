@@ -70,7 +70,7 @@ def lay_out(runs: Sequence[Run]) -> Path:
     _put(source / "_toc.yml", (root / "_toc.yml").read_text(encoding="utf-8"))
     kept = {book / f"{run.lecture}.ipynb" for run in runs}
     for path in sorted((root / "book").rglob("*")):
-        if path.is_dir() or path.suffix == ".ipynb" or ".ipynb_checkpoints" in path.parts:
+        if path.is_dir() or path.suffix in (".ipynb", ".py", ".pyc") or ".ipynb_checkpoints" in path.parts:
             continue
         target = book / path.relative_to(root / "book")
         kept.add(target)
