@@ -58,7 +58,9 @@ def find(ref: str) -> Figure:
             raise ValueError(f"{ref!r} is a table, not a figure; go on with one of {', '.join(map(str, here))}")
         here = here["value"]
     if about["check"] not in TRUST:
-        raise ValueError(f"{ref!r} does not say how it was read; give it or its table `check:` one of {', '.join(TRUST)}")
+        raise ValueError(
+            f"{ref!r} does not say how it was read; give it or its table `check:` one of {', '.join(TRUST)}"
+        )
     return Figure(ref, here, about["unit"], about["source"], about["check"])
 
 
@@ -97,7 +99,9 @@ def _row(here: Any, key: str, ref: str, about: dict[str, str]) -> tuple[list[str
         return here["columns"], set(), here["rows"]
     found = [row for row in here["rows"] if [str(cell) for cell in row[: len(keys)]] == keys]
     if not found:
-        raise unknown(f"row of {ref.partition('[')[0]}", key, [" | ".join(map(str, r[: len(keys)])) for r in here["rows"]])
+        raise unknown(
+            f"row of {ref.partition('[')[0]}", key, [" | ".join(map(str, r[: len(keys)])) for r in here["rows"]]
+        )
     if len(found) > 1:
         raise ValueError(f"{len(found)} rows fit [{key}] in the reference {ref!r}; name further columns: [{key} | ...]")
     return here["columns"], {keys[0]} & {str(name) for name in here.get("recalled", [])}, found[0]

@@ -1,0 +1,757 @@
+"""What the rows of the claims ledger are checked with: small functions, one law each, that compute and never recall.
+
+A network is named as the zoo names it, with the options of its builder; it is built on the meta device (shapes, no memory).
+A published layer table is named as `data/papers/` names it: `alexnet_layers`, `vgg_table1.D`, `googlenet_table1`.
+Units: parameters, MACs (one multiply-add each), values (numbers stored), shapes (channels, height, width).
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cnnlib.errors import unknown
+
+# --- arithmetic of single layers ---------------------------------------------------------------------------------
+
+
+def output_size(size: int, kernel: int, stride: int = 1, padding: int = 0) -> int:
+    """Height or width after a convolution or pooling: floor((size - kernel + 2 padding) / stride) + 1.
+
+    >>> output_size(227, kernel=11, stride=4)
+    55
+    """
+    room = size - kernel + 2 * padding
+    if room < 0:
+        raise ValueError(f"a window of {kernel} does not fit into {size} pixels with padding {padding}")
+    return room // stride + 1
+
+
+def window_positions(size: int, kernel: int, stride: int = 1, padding: int = 0) -> float:
+    """(size - kernel + 2 padding) / stride + 1 before rounding: a whole number where the windows fit exactly."""
+    return (size - kernel + 2 * padding) / stride + 1
+
+
+def sizes_unlike_torch(
+    sizes: Sequence[int], kernels: Sequence[int], strides: Sequence[int], rounding: str = "floor"
+) -> int:
+    """In how many cases the output-size formula, rounded down or up, differs from what torch's convolution gives."""
+    import torch
+
+    round_ = {"floor": math.floor, "ceil": math.ceil}[rounding]
+    differ = 0
+    for size, kernel, stride in itertools.product(sizes, kernels, strides):
+        for padding in range(kernel // 2 + 1):
+            if size + 2 * padding < kernel:
+                continue
+            image, weight = torch.empty(1, 1, size, 1, device="meta"), torch.empty(1, 1, kernel, 1, device="meta")
+            width = torch.conv2d(image, weight, stride=(stride, 1), padding=(padding, 0)).shape[2]
+            differ += width != round_(window_positions(size, kernel, stride, padding))
+    return differ
+
+
+def conv_parameters(channels_in: int, channels_out: int, kernel: int, groups: int = 1, bias: bool = True) -> int:
+    """Weights (and biases) of a convolution: kernel^2 * channels_in / groups * channels_out (+ channels_out)."""
+    if channels_in % groups or channels_out % groups:
+        raise ValueError(f"{groups} groups do not divide {channels_in} channels in and {channels_out} out")
+    return kernel * kernel * (channels_in // groups) * channels_out + bias * channels_out
+
+
+def receptive_field_of_stack(kernels: Sequence[int], strides: Sequence[int] | None = None) -> int:
+    """Pixels that one unit sees through a stack of layers: each adds (kernel - 1) times the strides before it.
+
+    >>> receptive_field_of_stack([3, 3])
+    5
+    """
+    field, jump = 1, 1
+    for kernel, stride in zip(kernels, strides or [1] * len(kernels), strict=True):
+        field += (kernel - 1) * jump
+        jump *= stride
+    return field
+
+
+def weights_of_stack(kernels: Sequence[int], channels: int = 1) -> int:
+    """Weights, without biases, of a stack of square convolutions that keep the number of channels."""
+    return sum(kernel * kernel * channels * channels for kernel in kernels)
+
+
+def factorised_share(kernel: int, parts: Sequence[Sequence[int]]) -> float:
+    """Weights of the parts (height, width) together, over those of the one kernel x kernel convolution they replace.
+
+    >>> round(factorised_share(7, [[1, 7], [7, 1]]), 3)
+    0.286
+    """
+    return sum(height * width for height, width in parts) / kernel**2
+
+
+def bottleneck_weights(maps: Sequence[int], kernels: Sequence[int]) -> int:
+    """Weights of convolutions in a row that lead from maps[0] to maps[1] to maps[2] ..."""
+    pairs = zip(maps, maps[1:], kernels, strict=False)
+    if len(kernels) != len(maps) - 1:
+        raise ValueError(f"{len(maps)} numbers of maps need {len(maps) - 1} kernels between them, got {len(kernels)}")
+    return sum(conv_parameters(before, after, kernel, bias=False) for before, after, kernel in pairs)
+
+
+def ratio(top: float, bottom: float) -> float:
+    """How many times `bottom` goes into `top`."""
+    return top / bottom
+
+
+def difference(first: float, second: float) -> float:
+    """first - second."""
+    return first - second
+
+
+def scaled(value: float, factor: float) -> float:
+    """A value in another unit."""
+    return value * factor
+
+
+def sign(value: float) -> int:
+    """1, 0 or -1."""
+    return (value > 0) - (value < 0)
+
+
+def listed(values: Sequence[Any]) -> list[Any]:
+    """Several values side by side, for a claim that names more than one."""
+    return list(values)
+
+
+def elementwise_ratio(top: Sequence[float], bottom: Sequence[float]) -> list[float]:
+    """Each of `top` over its partner of `bottom`."""
+    return [a / b for a, b in zip(top, bottom, strict=True)]
+
+
+def topk_errors(label_ranks: Sequence[int], k: int = 5) -> list[int]:
+    """For images whose true label is the scorer's 1st, 2nd, ... guess: 0 where it is among the first k, else 1."""
+    import torch
+
+    classes = max(*label_ranks, k) + 1
+    scores = torch.arange(classes, 0, -1).repeat(len(label_ranks), 1)  # class i is guess i + 1
+    labels = torch.tensor(label_ranks)[:, None] - 1
+    hit = (scores.topk(k, dim=1).indices == labels).any(dim=1)
+    return (~hit).int().tolist()
+
+
+# --- growth, paths, depths ---------------------------------------------------------------------------------------
+
+
+def dense_growth(k0: int, k: int, layer: int) -> int:
+    """Input maps of layer 1, 2, ... of a dense block that starts with k0 maps and gains k a layer: k0 + k (layer - 1).
+
+    >>> [dense_growth(5, 4, layer) for layer in (1, 2, 3, 4)]
+    [5, 9, 13, 17]
+    """
+    return k0 + k * (layer - 1)
+
+
+def dense_block_output(k0: int, k: int, layers: int) -> int:
+    """Maps that leave a dense block: its input and the k maps of each of its layers, concatenated."""
+    maps = [k0]
+    for _ in range(layers):
+        maps.append(k)
+    return sum(maps)
+
+
+def path_lengths(blocks: int) -> list[int]:
+    """How many of the paths through a chain of residual blocks take 0, 1, ... of their branches.
+
+    >>> path_lengths(3)
+    [1, 3, 3, 1]
+    """
+    paths = [1]
+    for _ in range(blocks):  # each path so far goes on past the block, or through it
+        paths = [past + through for past, through in zip([*paths, 0], [0, *paths])]
+    return paths
+
+
+def path_count(blocks: int) -> int:
+    """All paths through a chain of residual blocks."""
+    return sum(path_lengths(blocks))
+
+
+def path_lengths_share(blocks: int, shortest: int, longest: int) -> float:
+    """The part of all paths that takes between `shortest` and `longest` of the residual branches, both included."""
+    return sum(path_lengths(blocks)[shortest : longest + 1]) / path_count(blocks)
+
+
+def residual_depth(blocks: Sequence[int], layers_per_block: int) -> int:
+    """Layers with weights of a residual network: stem, blocks, classifier; projections are not counted."""
+    return 1 + layers_per_block * sum(blocks) + 1
+
+
+# --- published layer tables --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One layer of a published table with what follows from it: `shape` after it, weights, biases, MACs."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    kernel: int
+    weights: int
+    biases: int
+    macs: int
+
+    @property
+    def parameters(self) -> int:
+        return self.weights + self.biases
+
+    @property
+    def values(self) -> int:
+        return math.prod(self.shape)
+
+
+def _vgg_rows(words: str) -> Iterator[dict[str, Any]]:
+    """VGG's own notation: conv3-64 is a 3x3 convolution to 64 maps, FC-4096 a linear layer, pooling is 2x2/2."""
+    block, conv, linear = 1, 0, 0
+    for word in words.split():
+        kind, _, maps = word.partition("-")
+        if kind == "maxpool":
+            yield {"layer": f"pool{block}", "kind": "pool", "kernel": 2, "stride": 2, "padding": 0}
+            block, conv = block + 1, 0
+        elif kind == "LRN":
+            yield {"layer": f"lrn{block}", "kind": "norm"}
+        elif kind == "FC":
+            linear += 1
+            yield {"layer": f"fc{linear}", "kind": "linear", "maps": int(maps)}
+        else:
+            conv, kernel = conv + 1, int(kind.removeprefix("conv"))
+            yield {
+                "layer": f"conv{block}_{conv}", "kind": "conv", "maps": int(maps),
+                "kernel": kernel, "stride": 1, "padding": kernel // 2, "groups": 1,
+            }  # fmt: skip
+
+
+@functools.cache
+def _layers(net: str, groups: int | None = None, widths: str = "") -> tuple[_Layer, ...]:
+    """The layers of a published table; `groups` and `widths` ("conv3=512 conv4=1024") replace those of the table."""
+    from cnnlib import published
+
+    name, _, column = net.partition(".")
+    rows = list(_vgg_rows(published.find(net).value)) if column else published.rows(name)
+    wider = {layer: int(maps) for layer, maps in (word.split("=") for word in widths.split())}
+    for layer in wider:
+        if layer not in (names := [row["layer"] for row in rows]):
+            raise unknown(f"layer in {net}", layer, names)
+    shape = tuple(published.table(name)["input"])
+    layers = [_Layer("input", "input", shape, 0, 0, 0, 0)]
+    for row in rows:
+        before, kernel, weights, biases = shape, row.get("kernel") or 0, 0, 0
+        maps = wider.get(row["layer"], row.get("maps"))
+        if row["kind"] in ("conv", "pool"):
+            size = [output_size(s, kernel, row["stride"], row["padding"]) for s in before[1:]]
+            shape = (maps if row["kind"] == "conv" else before[0], *size)
+        if row["kind"] == "conv":
+            weights = conv_parameters(before[0], maps, kernel, groups or row["groups"], bias=False)
+            biases = maps
+        elif row["kind"] == "linear":
+            shape, weights, biases = (maps,), math.prod(before) * maps, maps
+        layers.append(_Layer(row["layer"], row["kind"], shape, kernel, weights, biases, weights * math.prod(shape[1:])))
+    return tuple(layers)
+
+
+def _some(net: str, kinds: Sequence[str] = (), layers: Sequence[str] = (), **changed: Any) -> list[_Layer]:
+    known = _layers(net, **changed)
+    for layer in layers:
+        if layer not in [row.name for row in known]:
+            raise unknown(f"layer in {net}", layer, [row.name for row in known])
+    return [row for row in known if (not kinds or row.kind in kinds) and (not layers or row.name in layers)]
+
+
+def table_shape(net: str, layer: str) -> list[int]:
+    """The output shape (channels, height, width) of a layer of a published table."""
+    return list(_some(net, layers=[layer])[0].shape)
+
+
+def table_widths(net: str, kinds: Sequence[str] = ("conv",)) -> list[int]:
+    """The maps or units of the layers of some kinds, in order."""
+    return [row.shape[0] for row in _some(net, kinds)]
+
+
+def table_count(net: str, kinds: Sequence[str] = ("conv", "linear")) -> int:
+    """How many layers of some kinds (conv, linear, pool, norm) a published table has."""
+    return len(_some(net, kinds))
+
+
+def table_kernels(net: str, kinds: Sequence[str] = ("conv",)) -> list[int]:
+    """The window sizes that occur in layers of some kinds, each once, in rising order."""
+    return sorted({row.kernel for row in _some(net, kinds)})
+
+
+def table_entries(net: str) -> int:
+    """How many networks a published table of configurations holds."""
+    from cnnlib import published
+
+    return sum(isinstance(entry, str) and " FC-" in entry for entry in published.table(net).values())
+
+
+def table_parameters(
+    net: str, kinds: Sequence[str] = (), layers: Sequence[str] = (), groups: int | None = None, widths: str = "",
+    biases: bool = True,
+) -> int:  # fmt: skip
+    """Parameters of a published table, or of its layers of some kinds or names; `groups`, `widths` replace the table's."""
+    rows = _some(net, kinds, layers, groups=groups, widths=widths)
+    return sum(row.parameters if biases else row.weights for row in rows)
+
+
+def table_macs(net: str, kinds: Sequence[str] = (), groups: int | None = None) -> int:
+    """Multiply-adds of a published table at its own input size."""
+    return sum(row.macs for row in _some(net, kinds, groups=groups))
+
+
+def table_units(net: str, kinds: Sequence[str] = ("conv", "linear")) -> int:
+    """Units ("neurons") of the layers of some kinds: the numbers in their outputs."""
+    return sum(row.values for row in _some(net, kinds))
+
+
+def stored_values(net: str, relu_copies: bool = False) -> int:
+    """Numbers kept for one image: the input and each layer's output; with `relu_copies` each ReLU's output once more."""
+    rows = _some(net)
+    last = rows[-1].name
+    copies = [row.values for row in rows if row.kind in ("conv", "linear") and row.name != last]
+    return sum(row.values for row in rows) + relu_copies * sum(copies)
+
+
+def stored_share(net: str, layers: Sequence[str]) -> float:
+    """The part of all stored values that the outputs of some layers hold."""
+    return sum(row.values for row in _some(net, layers=layers)) / stored_values(net)
+
+
+def values_and_weights(net: str, layer: str) -> list[int]:
+    """One row of a memory listing: values in the layer's output, and its weights without biases."""
+    row = _some(net, layers=[layer])[0]
+    return [row.values, row.weights]
+
+
+# --- GoogLeNet's table -------------------------------------------------------------------------------------------
+
+_BRANCHES = ("conv1", "conv3", "conv5", "pool_proj")
+
+
+@functools.cache
+def _googlenet(net: str = "googlenet_table1") -> dict[str, dict[str, Any]]:
+    """The rows of GoogLeNet's table 1 by name, each with `maps_in`, `weights`, `biases` and `macs` worked out."""
+    from cnnlib import published
+
+    maps_in, found = published.table(net)["input"][0], {}
+    for row in published.rows(net):
+        if row["kind"] == "inception":
+            convs = [
+                (maps_in, row["conv1"], 1), (maps_in, row["reduce3"], 1), (row["reduce3"], row["conv3"], 3),
+                (maps_in, row["reduce5"], 1), (row["reduce5"], row["conv5"], 5), (maps_in, row["pool_proj"], 1),
+            ]  # fmt: skip
+        elif row["kind"] == "conv" and row["reduce3"]:
+            convs = [(maps_in, row["reduce3"], 1), (row["reduce3"], row["maps"], row["kernel"])]
+        elif row["kind"] == "conv":
+            convs = [(maps_in, row["maps"], row["kernel"])]
+        else:
+            convs = [(maps_in, row["maps"], 1)] if row["kind"] == "linear" else []
+        weights = sum(conv_parameters(*conv, bias=False) for conv in convs)
+        found[row["row"]] = row | {
+            "maps_in": maps_in, "weights": weights, "biases": sum(conv[1] for conv in convs),
+            "macs": weights * row["size"] ** 2,
+        }  # fmt: skip
+        maps_in = row["maps"]
+    return found
+
+
+def _googlenet_row(row: str) -> dict[str, Any]:
+    if row not in (rows := _googlenet()):
+        raise unknown("row of GoogLeNet's table 1", row, rows)
+    return rows[row]
+
+
+def googlenet_row(row: str) -> list[int]:
+    """Weights (without biases) and multiply-adds of a row of GoogLeNet's table 1, from the row's own filter counts."""
+    found = _googlenet_row(row)
+    return [found["weights"], found["macs"]]
+
+
+def googlenet_row_sizes(row: str) -> list[int]:
+    """The output shape of a row by the output-size formula from the input on; pooling rounds up, padding is "same"."""
+    from cnnlib import published
+
+    size = published.table("googlenet_table1")["input"][1]
+    for name, found in _googlenet().items():
+        if found["kind"] == "avgpool":
+            size = output_size(size, found["kernel"], found["stride"])
+        elif found["kernel"]:
+            size = math.ceil(size / found["stride"])
+        if name == row:
+            maps = sum(found[branch] for branch in _BRANCHES) if found["kind"] == "inception" else found["maps"]
+            return [maps, size, size]
+    raise unknown("row of GoogLeNet's table 1", row, _googlenet())
+
+
+def separable_row(channels: int, multiplier: int, maps: int, kernel: int, size: int) -> list[int]:
+    """Weights and multiply-adds of a depthwise convolution (`multiplier` filters a channel) and the 1x1 one after it."""
+    weights = channels * multiplier * kernel * kernel + channels * multiplier * maps
+    return [weights, weights * size * size]
+
+
+def naive_inception_ratio(row: str) -> float:
+    """Weights of an inception module without its 1x1 reductions and projection, over those with them."""
+    found = _googlenet_row(row)
+    wide = [(found["maps_in"], found[branch], int(branch[-1])) for branch in _BRANCHES[:3]]
+    return sum(conv_parameters(*conv, bias=False) for conv in wide) / found["weights"]
+
+
+def googlenet_parameters(heads: Sequence[str] = (), rows: Sequence[str] = (), biases: bool = True) -> int:
+    """Parameters of GoogLeNet from its table's filter counts, with the auxiliary heads after the rows named."""
+    from cnnlib import published
+
+    table = _googlenet()
+    total = sum(table[row]["weights"] + biases * table[row]["biases"] for row in rows or table)
+    known = {head["after"]: head for head in published.rows("googlenet_heads")}
+    for after in heads:
+        if after not in known:
+            raise unknown("auxiliary head after row", after, known)
+        head = known[after]
+        total += conv_parameters(_googlenet_row(after)["maps"], head["conv1"], 1)
+        total += conv_parameters(head["conv1"], head["fc"], head["pooled_size"])
+        total += conv_parameters(head["fc"], head["classes"], 1)
+    return total
+
+
+def googlenet_macs(rows: Sequence[str] = ()) -> int:
+    """Multiply-adds of GoogLeNet at 224x224 from its table's filter counts, without the auxiliary heads."""
+    table = _googlenet()
+    return sum(table[row]["macs"] for row in rows or table)
+
+
+def googlenet_column(column: str, unit: float = 1) -> float:
+    """The sum of a column of GoogLeNet's table 1 (depth, printed_params_k, printed_ops_m), in `unit`s."""
+    return sum(row[column] or 0 for row in _googlenet().values()) * unit
+
+
+def googlenet_count(kinds: Sequence[str]) -> int:
+    """How many rows of GoogLeNet's table 1 are of some kinds (inception, pool, avgpool, conv, linear)."""
+    return sum(row["kind"] in kinds for row in _googlenet().values())
+
+
+def googlenet_layers(pooling: bool = False) -> int:
+    """Layers of GoogLeNet: those with weights on the longest way through, and the poolings between the rows too."""
+    poolings = googlenet_count(["pool", "avgpool"])
+    return int(googlenet_column("depth")) + pooling * poolings
+
+
+def branches(row: str) -> int:
+    """How many branches run side by side in an inception module: those that hand maps to the concatenation."""
+    return sum(bool(_googlenet_row(row)[branch]) for branch in _BRANCHES)
+
+
+def inception_widths() -> list[int]:
+    """The maps that leave each inception module: 1x1 + 3x3 + 5x5 + pool projection."""
+    modules = [row for row in _googlenet().values() if row["kind"] == "inception"]
+    return [sum(row[branch] for branch in _BRANCHES) for row in modules]
+
+
+# --- networks that exist -----------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _built(model: str, options: tuple[tuple[str, Any], ...]) -> Any:
+    import torch
+
+    from cnnlib.models import zoo
+
+    with torch.device("meta"):
+        return zoo.build(model, **dict(options)).eval()
+
+
+def _net(model: str, options: dict[str, Any] | None = None) -> Any:
+    """The network in evaluation mode, without memory behind its weights, built once a process."""
+    return _built(model, tuple(sorted((options or {}).items())))
+
+
+def _input_shape(model: str, size: int | None = None) -> tuple[int, int, int]:
+    from cnnlib.models import zoo
+
+    channels, height, width = zoo.card(model).input_shape
+    return (channels, size or height, size or width)
+
+
+@functools.cache
+def _calls(model: str, shape: tuple[int, int, int]) -> tuple[tuple[str, Any, tuple[int, ...]], ...]:
+    """What one forward pass calls: (name, module, output shape without the batch axis)."""
+    import torch
+
+    net, calls, handles = _net(model), [], []
+
+    def listen(name: str) -> Callable:
+        def hook(module: Any, args: Any, out: Any) -> None:
+            if isinstance(out, torch.Tensor):
+                calls.append((name, module, tuple(out.shape[1:])))
+
+        return hook
+
+    try:
+        for name, module in net.named_modules():
+            handles.append(module.register_forward_hook(listen(name)))
+        with torch.no_grad():
+            net(torch.empty(1, *shape, device="meta"))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return tuple(calls)
+
+
+def _of_class(
+    model: str, kinds: Sequence[str], part: str = "", options: dict[str, Any] | None = None
+) -> list[tuple[str, Any]]:
+    """The modules of some classes, by name, in a network or in one named part of it; there must be one at least."""
+    inside = f"{part}." if part else ""
+    named = [(name, module) for name, module in _net(model, options).named_modules() if f"{name}.".startswith(inside)]
+    found = [(name, module) for name, module in named if type(module).__name__ in kinds]
+    if not found:
+        there = sorted({type(module).__name__ for _, module in named})
+        raise ValueError(
+            f"{part or model} has no layer of class {' or '.join(kinds)}; it has {', '.join(there) or 'nothing'}"
+        )
+    return found
+
+
+def parameters(model: str, options: dict[str, Any] | None = None) -> int:
+    """Trainable parameters of a network."""
+    return sum(parameter.numel() for parameter in _net(model, options).parameters() if parameter.requires_grad)
+
+
+def parameters_of(model: str, kind: str) -> int:
+    """Trainable parameters in a network's layers of one class (Linear, Conv2d, BatchNorm2d, ...)."""
+    return sum(
+        parameter.numel() for _, module in _of_class(model, [kind]) for parameter in module.parameters(recurse=False)
+    )
+
+
+def macs(model: str, size: int | None = None, options: dict[str, Any] | None = None) -> int:
+    """Multiply-adds of one forward pass of a network, at the paper's size or at size x size."""
+    from cnnlib import analysis
+
+    return analysis.cost(_net(model, options), _input_shape(model, size)).macs
+
+
+def macs_of(model: str, kind: str) -> int:
+    """Multiply-adds of a network's operations of one kind (conv, linear, ...)."""
+    from cnnlib import analysis
+
+    return analysis.cost(_net(model), _input_shape(model)).total(kind).macs
+
+
+def connections(model: str) -> int:
+    """LeCun's connections: for each unit the inputs that it reads, its bias included (section II-B)."""
+    from cnnlib import analysis
+
+    return int(analysis.connections(_net(model), _input_shape(model)))
+
+
+def receptive_field(model: str) -> int:
+    """Pixels that one unit of a network's last map sees, by the book's own instrument."""
+    from cnnlib import analysis
+
+    size = analysis.receptive_field(_net(model), _input_shape(model)).final.size
+    return size[0] if isinstance(size, tuple) else size
+
+
+def year(model: str) -> int:
+    """The year of the paper that the zoo's network follows."""
+    from cnnlib.models import zoo
+
+    return zoo.card(model).year
+
+
+def weight_layers(model: str, kinds: Sequence[str] = ("Conv2d", "Linear"), leave_out: str = "downsample") -> int:
+    """Layers with weights, by class, without a shortcut's projection; a convolution split into groups of maps is one."""
+    names = {name.partition(".convs.")[0] for name, _ in _of_class(model, kinds)}
+    return sum(leave_out not in name.split(".") for name in names)
+
+
+def stages(model: str) -> int:
+    """How many named stages a network has that do more than reshape: LeCun's C1, S2, ..., F6 and the output."""
+    import torch
+
+    return sum(not isinstance(module, torch.nn.Flatten) for module in _net(model).children())
+
+
+def stage_sizes(model: str) -> list[list[int]]:
+    """Maps and height of each named stage in order; height 1 where there is none."""
+    calls = _calls(model, _input_shape(model))
+    return [[out[0], (*out, 1)[1]] for name, _, out in calls if name and "." not in name and name != "flatten"]
+
+
+def widths(model: str, kinds: Sequence[str] = ("Conv2d", "Linear")) -> list[int]:
+    """Maps or units of a network's layers of some classes, in the order of the forward pass."""
+    return [out[0] for _, module, out in _calls(model, _input_shape(model)) if type(module).__name__ in kinds]
+
+
+def layer_order(model: str, kinds: Sequence[str], first: int | None = None) -> list[str]:
+    """The names of a network's layers of some classes, or of the `first` few, in the order of the forward pass."""
+    return [name for name, module, _ in _calls(model, _input_shape(model)) if type(module).__name__ in kinds][:first]
+
+
+def distinct(model: str, kind: str, attribute: str, part: str = "") -> list[int]:
+    """The values that an attribute (kernel_size, stride, groups, ...) takes in layers of one class, each once."""
+    values = [getattr(module, attribute) for _, module in _of_class(model, [kind], part)]
+    return sorted({v for value in values for v in (value if isinstance(value, tuple) else (value,))})
+
+
+def each(model: str, kind: str, attribute: str, part: str = "") -> list[int]:
+    """The value of an attribute in each layer of one class, in order; a square (k, k) stands as k."""
+    values = [getattr(module, attribute) for _, module in _of_class(model, [kind], part)]
+    return [value[0] if isinstance(value, tuple) else value for value in values]
+
+
+def count(model: str, kind: str, part: str = "", options: dict[str, Any] | None = None) -> int:
+    """How many modules of a class (Inception, Bottleneck, Linear, ...) a network or a named part of it has."""
+    return len(_of_class(model, [kind], part, options))
+
+
+def has(model: str, kinds: Sequence[str]) -> list[int]:
+    """How many modules of each of several classes a network has, 0 included."""
+    names = [type(module).__name__ for module in _net(model).modules()]
+    return [names.count(kind) for kind in kinds]
+
+
+def projections(model: str, options: dict[str, Any] | None = None) -> int:
+    """How many shortcuts of a residual network are projections: convolutions under the name downsample."""
+    named = _net(model, options).named_modules()
+    return sum("downsample" in name.split(".") and type(module).__name__ == "Conv2d" for name, module in named)
+
+
+def output_shape(model: str, size: int | None = None) -> list[int]:
+    """The shape that leaves a network for one image of the paper's size, or of size x size."""
+    return list(_calls(model, _input_shape(model, size))[-1][2])
+
+
+def stage_shape(model: str, stage: str, size: int | None = None) -> list[int]:
+    """The shape that leaves one named part of a network."""
+    shapes = {name: out for name, _, out in _calls(model, _input_shape(model, size))}
+    if stage not in shapes:
+        raise unknown(f"part of {model}", stage, shapes)
+    return list(shapes[stage])
+
+
+def stage_channels(model: str, stage: str) -> int:
+    """The maps that leave one named part of a network."""
+    return stage_shape(model, stage)[0]
+
+
+def stage_lengths(models: Sequence[str], stage: str) -> list[int]:
+    """How many blocks one stage of each of several networks has."""
+    return [len(_net(model).get_submodule(stage)) for model in models]
+
+
+def stage_volume_ratio(model: str, stages: Sequence[str]) -> list[float]:
+    """Values that leave each stage, over those of the stage before it."""
+    volumes = [math.prod(stage_shape(model, stage)) for stage in stages]
+    return [after / before for before, after in itertools.pairwise(volumes)]
+
+
+def dense_inputs(model: str, block: str) -> list[int]:
+    """Input maps of each layer of a dense block, read off the network itself."""
+    norms = [
+        module for name, module in _of_class(model, ["BatchNorm2d"], f"features.{block}") if name.endswith("norm1")
+    ]
+    return [norm.num_features for norm in norms]
+
+
+def c3_map_pairs(seen: bool = True) -> int:
+    """Pairs (map of S2, map of C3) that LeNet-5's table I connects, or with `seen` false all pairs there could be."""
+    from cnnlib.models.lenet import C3_SEES
+
+    inputs = {index for maps in C3_SEES for index in maps}
+    return sum(len(maps) for maps in C3_SEES) if seen else len(inputs) * len(C3_SEES)
+
+
+def threes_per_block(models: Sequence[str], stage: str = "layer1") -> list[int]:
+    """How many 3x3 convolutions the first residual block of a stage has in each of several networks."""
+    return [each(model, "Conv2d", "kernel_size", f"{stage}.0").count(3) for model in models]
+
+
+# --- small experiments, in float64, with their own random state --------------------------------------------------
+
+
+def _random(seed: int) -> Any:
+    import torch
+
+    return torch.Generator().manual_seed(seed)
+
+
+def pointwise_against_linear(kernel: int = 1, channels: int = 8, classes: int = 5, seed: int = 0) -> float:
+    """Largest difference between a kernel x kernel convolution and one linear layer applied at every position.
+
+    The linear layer has the convolution's weights at the kernel's centre: nothing is lost for 1x1 only.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    made = {"generator": _random(seed), "dtype": torch.float64}
+    x, weight = torch.randn(2, channels, 6, 6, **made), torch.randn(classes, channels, kernel, kernel, **made)
+    bias = torch.randn(classes, **made)
+    centre = weight[:, :, kernel // 2, kernel // 2]
+    everywhere = F.linear(x.permute(0, 2, 3, 1), centre, bias).permute(0, 3, 1, 2)
+    return (F.conv2d(x, weight, bias, padding=kernel // 2) - everywhere).abs().max().item()
+
+
+def residual_against_identity(branch: float = 0.0, seed: int = 0) -> float:
+    """Largest difference between relu(x) and a residual block whose branch weights are multiplied by `branch`."""
+    import torch
+    from torch.nn import functional as F
+
+    made = {"generator": _random(seed), "dtype": torch.float64}
+    x = torch.randn(2, 4, 6, 6, **made)
+    first, second = (branch * torch.randn(4, 4, 3, 3, **made) for _ in range(2))
+    y = F.relu(F.conv2d(F.relu(F.conv2d(x, first, padding=1)), second, padding=1) + x)
+    return (y - F.relu(x)).abs().max().item()
+
+
+def deeper_against_shallow(added: int, noise: float = 0.0, seed: int = 0) -> float:
+    """Largest change of a network's output when `added` layers follow it that start as identities, disturbed by `noise`."""
+    import torch
+    from torch.nn import functional as F
+
+    made = {"generator": _random(seed), "dtype": torch.float64}
+    x, weight = torch.randn(2, 3, 8, 8, **made), torch.randn(4, 3, 3, 3, **made)
+    shallow = deep = F.relu(F.conv2d(x, weight, padding=1))
+    for _ in range(added):
+        identity = torch.zeros(4, 4, 3, 3, dtype=torch.float64)
+        identity[range(4), range(4), 1, 1] = 1
+        deep = F.relu(F.conv2d(deep, identity + noise * torch.randn(4, 4, 3, 3, **made), padding=1))
+    return (deep - shallow).abs().max().item()
+
+
+def smallest_residual(relu_before_addition: bool, channels: int = 8, seed: int = 0) -> float:
+    """Smallest value of y - x of a block of two conv-BN layers on x >= 0; the second ReLU stands before or after the sum."""
+    import torch
+    from torch.nn import functional as F
+
+    made = {"generator": _random(seed), "dtype": torch.float64}
+    x = torch.rand(4, channels, 8, 8, **made)
+    weights = [torch.randn(channels, channels, 3, 3, **made) for _ in range(2)]
+    h = F.relu(F.batch_norm(F.conv2d(x, weights[0], padding=1), None, None, training=True))
+    h = F.batch_norm(F.conv2d(h, weights[1], padding=1), None, None, training=True)
+    h = F.relu(h) if relu_before_addition else h
+    return (F.relu(x + h) - x).min().item()
+
+
+def two_layer_block(channels: int, size: int, what: str = "shape") -> list[int] | int:
+    """Shape after, or parameters of, two 3x3 convolutions with biases, each with a batch norm, on a square input."""
+    import torch
+    from torch import nn
+
+    with torch.device("meta"):
+        layers = [
+            layer for _ in range(2) for layer in (nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels))
+        ]
+        block = nn.Sequential(*layers)
+        if what == "parameters":
+            return sum(parameter.numel() for parameter in block.parameters())
+        if what == "shape":
+            return list(block(torch.empty(1, channels, size, size)).shape)
+    raise unknown("property of the block", what, ("shape", "parameters"))
