@@ -72,7 +72,7 @@ ZOO = (
     Row("inception_resnet_v2", "inception_v4.inception_resnet_v2", "Inception-ResNet-v2, released", 2016, "szegedy2017inception", (299, 299), 75),
     Row("inception_resnet_v1_paper", "inception_v4.inception_resnet_v1_paper", "Inception-ResNet-v1, the figures'", 2016, "szegedy2017inception", (299, 299), 75),
     Row("inception_resnet_v2_paper", "inception_v4.inception_resnet_v2_paper", "Inception-ResNet-v2, the figures'", 2016, "szegedy2017inception", (299, 299), 75),
-    Row("xception",     "xception.xception",         "Xception",                 2016, "chollet2017xception", (299, 299), 7),
+    Row("xception",     "xception.xception",         "Xception",                 2016, "chollet2017xception", (299, 299), 39),
     # Highway
     Row("highway19",  "highway.highway19",  "Highway, 19 layers",       2015, "srivastava2015training", (32, 32), 4, classes=10),
     Row("highway32",  "highway.highway32",  "Highway, 32 thin layers",  2015, "srivastava2015training", (32, 32), 4, classes=10),
