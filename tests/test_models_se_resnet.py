@@ -10,6 +10,7 @@ from pytorchcv.models.seresnet import SEResNet
 from torch import nn
 
 import cnnlib
+from cnnlib.analysis import receptive_field
 from cnnlib.models.se_resnet import SqueezeExcitation
 
 
@@ -49,6 +50,17 @@ def test_a_map_is_weighed_by_equations_2_to_4():
     w1, w2 = gate.fc1.weight[:, :, 0, 0], gate.fc2.weight[:, :, 0, 0]
     s = 1 / (1 + torch.exp(-((z @ w1.T + gate.fc1.bias).clamp(min=0) @ w2.T + gate.fc2.bias)))
     torch.testing.assert_close(gate(u), u * s[:, :, None, None])
+
+
+def test_with_the_gates_cut_the_receptive_field_is_that_of_the_convolutions():
+    with torch.device("meta"):
+        model = cnnlib.build("se_resnet50")
+    published = cnnlib.card("se_resnet50").published
+    assert receptive_field(model, (3, 224, 224)).final.size == float("inf")
+    for block in (m for m in model.modules() if hasattr(m, "se_module")):
+        block.se_module = nn.Identity()
+    final, figure = receptive_field(model, (3, 224, 224)).final, published["receptive_field_of_the_convolutions"]
+    assert (final.size, final.stride, final.padding) == tuple(figure[key] for key in ("value", "stride", "padding"))
 
 
 def test_the_extra_parameters_are_those_of_the_gates():
