@@ -147,23 +147,36 @@ def test_upsampling_before_the_last_is_trained_on_request(name, learned):
     assert {n for n, p in model.named_parameters() if n.startswith("upscore") and p.requires_grad} == learned
 
 
+def test_dropout_stands_behind_fc6_and_fc7():
+    with torch.device("meta"):
+        model = cnnlib.build("fcn8s")
+    stages = list(model.named_children())
+    behind = [stages[i - 2][0] for i, (_, layer) in enumerate(stages) if isinstance(layer, nn.Dropout)]
+    assert behind == ["fc6", "fc7"]
+    assert model.drop6.p == model.drop7.p == 0.5
+
+
 @torch.no_grad()
-def test_scores_are_zero_before_training():
-    model = cnnlib.build("fcn8s").eval()
-    assert model(torch.randn(1, 3, 2, 3)).abs().max() == 0
-    assert all(model.get_submodule(n).weight.abs().max() > 0 for n in ("conv1_1", "fc7", "upscore2", "upscore8"))
-    layers = [n for n, m in model.named_modules() if isinstance(m, nn.Dropout)]
-    assert layers == ["drop6", "drop7"]
+def test_every_layer_with_weights_starts_as_glorot_and_bengio_say():
+    torch.manual_seed(0)
+    for name, layer in cnnlib.build("fcn8s").named_children():
+        if isinstance(layer, nn.Conv2d):
+            outputs, inputs, *kernel = layer.weight.shape
+            bound = (6 / ((inputs + outputs) * kernel[0] * kernel[1])) ** 0.5
+            assert 0.98 * bound < layer.weight.abs().max() <= bound * (1 + 1e-6), name
+            assert layer.bias.abs().max() == 0, name
 
 
 @torch.no_grad()
 def test_a_trunk_with_vggs_weights_computes_vggs_units():
     torch.manual_seed(0)
-    vgg, fcn = cnnlib.build("vgg_d", num_classes=2).eval(), cnnlib.build("fcn32s").eval()
+    vgg, fcn = cnnlib.build("vgg_d", num_classes=2).eval(), cnnlib.build("fcn8s").eval()
     for layer in vgg.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.normal_(layer.bias, std=0.01)
     transplant(vgg, fcn)
+    # The paper's start: no class scores yet, anywhere.
+    assert fcn(torch.randn(1, 3, 2, 3)).abs().max() == 0
     # With VGG's own border an image of 224 leaves one position for fc6: the unit of the classifier.
     fcn.conv1_1.padding = (1, 1)
     x = torch.randn(1, 3, 224, 224)

@@ -2,12 +2,13 @@
 
 paper     Long, Shelhamer, Darrell 2015, Fully convolutional networks for semantic segmentation, arXiv:1411.4038
 follows   section 4: fully connected layers as convolutions, a 1x1 convolution that scores 21 classes, upsampling by
-          bilinear kernels, sums with scores of pool4 (16s) and pool3 (8s); score layers zero at the start; the
-          authors' release (fcn.berkeleyvision.org) for what the paper leaves open: padding 100 in conv1_1, windows of
-          pooling that may stick out at the end, which pixels are cropped, and the names of the layers
+          bilinear kernels, sums with scores of pool4 (16s) and pool3 (8s); the authors' release
+          (fcn.berkeleyvision.org) for what the paper leaves open: padding 100 in conv1_1, windows of pooling that may
+          stick out at the end, which pixels are cropped, and the names of the layers
+          `transplant` starts as the paper does: the trunk from a trained VGG-D, the score layers at zero
           upsampling kernels keep their bilinear values, as in the release; with `learn_upsampling` those before the
           last are trained too, as in section 4
-differs   without ImageNet's weights (`transplant` copies those of a VGG-D) the trunk starts as our VGG does
+differs   without a trained VGG-D all layers start as our VGG's do, since scores of zero would teach a random trunk nothing
           the scores of pool3 and pool4 enter unscaled, as in the networks trained in three stages; the release's
           "at once" network, which is another one, multiplies them by 0.0001 and 0.01
 """
@@ -40,10 +41,9 @@ class Trunk(nn.Module):
             self.add_module(f"relu{number}", nn.ReLU())
             self.add_module(f"drop{number}", nn.Dropout(dropout))
             channels = 4096
-        self.score_fr = score_layer(4096, num_classes)
+        self.score_fr = nn.Conv2d(4096, num_classes, 1)
         self.trunk = tuple(name for name, _ in self.named_children())
-        for name in self.trunk[:-1]:
-            getattr(self, name).apply(init_glorot)
+        self.apply(init_glorot)
 
     def coarse_scores(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(N, in_channels, H, W) -> pool3, pool4 and `score_fr`, of strides 8, 16 and 32."""
@@ -106,10 +106,9 @@ class FCN8s(Trunk):
 
 
 def score_layer(channels: int, num_classes: int) -> nn.Conv2d:
-    """(N, channels, H, W) -> (N, num_classes, H, W): a 1x1 convolution, zero at the start (section 4.1)."""
+    """(N, channels, H, W) -> (N, num_classes, H, W): a 1x1 convolution (section 4.2)."""
     layer = nn.Conv2d(channels, num_classes, 1)
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    init_glorot(layer)
     return layer
 
 
@@ -136,9 +135,10 @@ def crop(x: Tensor, offset: int, like: Tensor) -> Tensor:
 
 
 def transplant(vgg: PooledClassifier, fcn: Trunk) -> None:
-    """Copy a VGG-D's weights into the trunk: fc6 is its first layer of 4096 units, read as a 7x7 kernel (section 4.1).
+    """Copy a VGG-D's weights into the trunk and put all score layers at zero, the paper's start (section 4.1).
 
-    ValueError when `vgg` is not column D without batch normalisation. The score layers stay as they are.
+    fc6 is VGG's first layer of 4096 units, read as a 7x7 kernel. ValueError when `vgg` is not column D without batch
+    normalisation.
     """
     given = [layer for part in (vgg.features, vgg.classifier) for layer in part if hasattr(layer, "weight")][:-1]
     taken = [layer for name in fcn.trunk[:-1] if hasattr(layer := getattr(fcn, name), "weight")]
@@ -151,3 +151,7 @@ def transplant(vgg: PooledClassifier, fcn: Trunk) -> None:
         for source, target in zip(given, taken):
             target.weight.copy_(source.weight.view_as(target.weight))
             target.bias.copy_(source.bias)
+        for name, layer in fcn.named_children():
+            if name.startswith("score"):
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
