@@ -30,7 +30,7 @@ from cnnlib.errors import listed
 from cnnlib.operations import Spec, is_leaf, op_name
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs")
-_REFILL = {dict: dict.update, OrderedDict: dict.update, list: list.extend, set: set.update}
+_REFILL = {dict: dict.update, OrderedDict: OrderedDict.update, list: list.extend, set: set.update}
 _FX_KNOWS = ("torch", "_operator", "math", "builtins")
 
 
