@@ -52,6 +52,12 @@ def test_weights_start_uniform_with_variance_one_over_the_inputs(name):
         assert weight.abs().max().item() == pytest.approx((3 / fan) ** 0.5, rel=0.01)
 
 
+@pytest.mark.parametrize("name", ["highway19", "highway32"])
+def test_the_last_layer_starts_normal_with_deviation_a_twentieth(name):
+    torch.manual_seed(0)
+    assert cnnlib.build(name, num_classes=100).ip2.weight.std().item() == pytest.approx(0.05, rel=0.03)
+
+
 def by_hand(model: nn.Sequential, x: torch.Tensor, plain: dict[int, int], last: int) -> torch.Tensor:
     """A convolutional net a second time, from its weights: `plain` maps the plain layers but the last to their stage."""
     weights = model.state_dict()

@@ -7,7 +7,8 @@ follows   equation 3 and section 2.2, gate bias below 0 at the start; section 3.
           highway19: flukeskywalker/highway-networks, the authors' release for CIFAR-10, layer by layer with its names,
           dropout and gate bias -2. It has 2,256,838 parameters, the "~2.3M" of table 2, and the end of section 3.3.2: a
           1x1 convolution and global average pooling in the place of the fully connected layer
-          weights at the start: the release's "xavier" of Caffe, uniform with variance 1 / inputs; biases 0
+          weights at the start: the release's, Caffe's "xavier" (uniform with variance 1 / inputs), in the last layer of
+          the convolutional nets a normal with deviation 0.05; biases 0
 differs   highway19: table 2's own Highway B ended in that fully connected layer, whose width is not printed. The release
           gives conv1's Gaussian a `value` where Caffe reads `std`, so that it ran with 1; ours starts like the others
           highway32: only four facts are printed: 32 layers, 3x3 and 1x1 in turn, thinner, about 1.25M parameters. Widths
@@ -87,7 +88,9 @@ def convolutional(
     layers["drop4"] = nn.Dropout(0.2)
     layers["flatten"] = nn.Flatten()
     layers["ip2"] = nn.Linear(100, num_classes)
-    return nn.Sequential(layers).apply(_init)
+    model = nn.Sequential(layers).apply(_init)
+    nn.init.normal_(model.ip2.weight, std=0.05)
+    return model
 
 
 highway19 = partial(convolutional, HIGHWAY19)

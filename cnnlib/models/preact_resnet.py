@@ -51,7 +51,8 @@ class Unit:
     place: str
 
 
-# Each row shifts the same layers along the network; the sixth is the residual layer that lecture B prints.
+# Each row shifts the same layers along the network; the sixth is the residual layer that lecture B prints, which has a
+# ReLU more (and biases in its convolutions, which batch norm takes back).
 # fmt: off
 UNITS = {
     #                                    stem       before     after the  after the  tail       place
