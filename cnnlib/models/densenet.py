@@ -47,16 +47,26 @@ VERSIONS = {
 }
 
 
+def with_dropout(rate: float, **parts: nn.Module) -> OrderedDict[str, nn.Module]:
+    """The parts by name, and dropout behind each convolution unless its rate is 0 (section 4.2)."""
+    steps: OrderedDict[str, nn.Module] = OrderedDict()
+    for name, part in parts.items():
+        steps[name] = part
+        if rate > 0 and isinstance(part, nn.Conv2d):
+            steps[name.replace("conv", "drop")] = nn.Dropout(rate)
+    return steps
+
+
 class DenseLayer(nn.Sequential):
     """(N, C, H, W) -> (N, k, H, W): H_l = BN-ReLU-conv3x3 (section 3, composite function)."""
 
     def __init__(self, channels: int, growth_rate: int, dropout: float) -> None:
         super().__init__(
-            OrderedDict(
+            with_dropout(
+                dropout,
                 norm1=nn.BatchNorm2d(channels),
                 relu1=nn.ReLU(),
                 conv1=nn.Conv2d(channels, growth_rate, 3, padding=1, bias=False),
-                drop1=nn.Dropout(dropout),
             )
         )
 
@@ -67,15 +77,14 @@ class BottleneckLayer(nn.Sequential):
     def __init__(self, channels: int, growth_rate: int, dropout: float) -> None:
         width = 4 * growth_rate
         super().__init__(
-            OrderedDict(
+            with_dropout(
+                dropout,
                 norm1=nn.BatchNorm2d(channels),
                 relu1=nn.ReLU(),
                 conv1=nn.Conv2d(channels, width, 1, bias=False),
-                drop1=nn.Dropout(dropout),
                 norm2=nn.BatchNorm2d(width),
                 relu2=nn.ReLU(),
                 conv2=nn.Conv2d(width, growth_rate, 3, padding=1, bias=False),
-                drop2=nn.Dropout(dropout),
             )
         )
 
@@ -100,11 +109,11 @@ class Transition(nn.Sequential):
 
     def __init__(self, channels: int, out: int, dropout: float) -> None:
         super().__init__(
-            OrderedDict(
+            with_dropout(
+                dropout,
                 norm=nn.BatchNorm2d(channels),
                 relu=nn.ReLU(),
                 conv=nn.Conv2d(channels, out, 1, bias=False),
-                drop=nn.Dropout(dropout),
                 pool=nn.AvgPool2d(2),
             )
         )

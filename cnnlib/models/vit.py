@@ -33,11 +33,13 @@ class SelfAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
+    def by_head(self, z: Tensor) -> Tensor:
+        """(N, T, D) -> (N, heads, T, D / heads)."""
+        return z.unflatten(2, (self.heads, self.width)).transpose(1, 2)
+
     def forward(self, z: Tensor) -> Tensor:
-        qkv = F.linear(z, self.in_proj_weight, self.in_proj_bias)  # eq. 5
-        q, k, v = (
-            qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        )  # each (N, heads, T, D / heads)
+        q, k, v = F.linear(z, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=2)  # eq. 5
+        q, k, v = self.by_head(q), self.by_head(k), self.by_head(v)
         a = torch.softmax(q @ k.transpose(2, 3) / self.width**0.5, dim=-1)  # eq. 6
         return self.out_proj((a @ v).transpose(1, 2).flatten(2))  # eq. 7 and 8
 

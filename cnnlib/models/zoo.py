@@ -127,7 +127,7 @@ ZOO = (
     Row("fcn16s", "fcn.FCN16s", "FCN-16s", 2015, "long2015fully", (500, 500), 1, classes=21),
     Row("fcn8s",  "fcn.FCN8s",  "FCN-8s",  2015, "long2015fully", (500, 500), 1, classes=21),
     # After DenseNet
-    Row("vit_b_16",      "vit.vit_b_16",           "ViT-B/16",          2020, "dosovitskiy2020image",  (224, 224), None),
+    Row("vit_b_16",      "vit.vit_b_16",           "ViT-B/16",          2020, "dosovitskiy2021image",  (224, 224), None),
     Row("convnext_tiny", "convnext.convnext_tiny", "ConvNeXt-T",        2022, "liu2022convnet",        (224, 224), 32),
     Row("mobilenet_v1",  "mobilenet.mobilenet_v1", "MobileNet (1.0)",   2017, "howard2017mobilenets",  (224, 224), 1),
     Row("se_resnet50", "se_resnet.se_resnet50", "SE-ResNet-50", 2017, "hu2018squeeze", (224, 224), 35),
