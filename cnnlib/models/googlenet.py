@@ -17,7 +17,6 @@ differs   conv1 is a full 7x7 convolution: 2.7K parameters in table 1 would fit 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -115,6 +114,29 @@ class GoogLeNet(nn.Module):
         return GoogLeNetOutput(x, *reversed(aux)) if aux else x
 
 
+def modules(conv: Conv, large: str, last_pool: int) -> OrderedDict[str, nn.Module]:
+    """(N, 192, H, W) -> (N, 1024, H/4, W/4): table 1 from 3a to 5b; `last_pool` is the window of maxpool4."""
+    stages: OrderedDict[str, nn.Module] = OrderedDict()
+    channels = 192
+    for name, widths in TABLE_1.items():
+        if widths:
+            stages[name] = inception(channels, widths, conv, large)
+            channels = stages[name].out_channels
+        else:
+            stages[name] = nn.MaxPool2d(last_pool if name == "maxpool4" else 3, 2, ceil_mode=True)
+    return stages
+
+
+def classifier(num_classes: int, dropout: float) -> OrderedDict[str, nn.Module]:
+    """(N, 1024, H, W) -> (N, classes): the mean of each map, which is 7x7 at the paper's size, and a linear layer."""
+    return OrderedDict(
+        avgpool=nn.AdaptiveAvgPool2d(1),
+        flatten=nn.Flatten(),
+        dropout=nn.Dropout(dropout),
+        fc=nn.Linear(1024, num_classes),
+    )
+
+
 def googlenet(
     num_classes: int = 1000,
     in_channels: int = 3,
@@ -123,20 +145,22 @@ def googlenet(
     dropout_aux: float = 0.7,
 ) -> GoogLeNet:
     """(N, in_channels, 224, 224) -> (N, num_classes): the network of the paper; `aux_logits=False` leaves the heads out."""
-    conv = ConvReLU
     stages = OrderedDict(
-        conv1=conv(in_channels, 64, 7, 2, 3),
+        conv1=ConvReLU(in_channels, 64, 7, 2, 3),
         maxpool1=nn.MaxPool2d(3, 2, ceil_mode=True),
         norm1=nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0),
-        conv2=conv(64, 64, 1),
-        conv3=conv(64, 192, 3, 1, 1),
+        conv2=ConvReLU(64, 64, 1),
+        conv3=ConvReLU(64, 192, 3, 1, 1),
         norm2=nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0),
         maxpool2=nn.MaxPool2d(3, 2, ceil_mode=True),
+        **modules(ConvReLU, "5x5", last_pool=3),
+        **classifier(num_classes, dropout),
     )
-    pools = {"maxpool3": 3, "maxpool4": 3}
-    heads = _finish(stages, conv, "5x5", pools, num_classes, partial(nn.AvgPool2d, 5, 3), dropout, dropout_aux)
-    model = GoogLeNet(stages, heads if aux_logits else {})
-    return _init(model)
+    heads = {
+        head: AuxiliaryHead(stages[stage].out_channels, num_classes, nn.AvgPool2d(5, 3), ConvReLU, dropout_aux)
+        for head, stage in HEADS.items()
+    }
+    return _init(GoogLeNet(stages, heads if aux_logits else {}))
 
 
 def googlenet_bn(
@@ -162,39 +186,14 @@ def googlenet_bn(
         conv2=conv(64, 64, 1),
         conv3=conv(64, 192, 3, 1, 1),
         maxpool2=nn.MaxPool2d(3, 2, ceil_mode=True),
+        **modules(conv, "3x3", last_pool=2),
+        **classifier(num_classes, dropout),
     )
-    pools = {"maxpool3": 3, "maxpool4": 2}
-    heads = _finish(stages, conv, "3x3", pools, num_classes, partial(nn.AdaptiveAvgPool2d, 4), dropout, dropout_aux)
-    model = GoogLeNet(stages, heads if aux_logits else {}, transform_input)
-    return model.apply(_init_bn)
-
-
-def _finish(
-    stages: OrderedDict[str, nn.Module],
-    conv: Conv,
-    large: str,
-    pools: dict[str, int],
-    num_classes: int,
-    head_pool: Callable[[], nn.Module],
-    dropout: float,
-    dropout_aux: float,
-) -> dict[str, nn.Module]:
-    """Append table 1 from 3a on and the classifier to `stages`; return the two heads."""
-    channels, widths_at = 192, {}
-    for name, widths in TABLE_1.items():
-        if widths:
-            stages[name] = inception(channels, widths, conv, large)
-            channels = widths_at[name] = stages[name].out_channels
-        else:
-            stages[name] = nn.MaxPool2d(pools[name], 2, ceil_mode=True)
-    stages["avgpool"] = nn.AdaptiveAvgPool2d(1)  # 7x7 at the paper's size
-    stages["flatten"] = nn.Flatten()
-    stages["dropout"] = nn.Dropout(dropout)
-    stages["fc"] = nn.Linear(channels, num_classes)
-    return {
-        head: AuxiliaryHead(widths_at[stage], num_classes, head_pool(), conv, dropout_aux)
+    heads = {
+        head: AuxiliaryHead(stages[stage].out_channels, num_classes, nn.AdaptiveAvgPool2d(4), conv, dropout_aux)
         for head, stage in HEADS.items()
     }
+    return GoogLeNet(stages, heads if aux_logits else {}, transform_input).apply(_init_bn)
 
 
 def _init(model: GoogLeNet) -> GoogLeNet:
