@@ -66,7 +66,20 @@ def test_partial_convolution_equals_sixteen_convolutions():
         torch.nn.functional.conv2d(x[:, list(maps)], weight[None], bias[None])
         for maps, weight, bias in zip(C3_SEES, weights, biases)
     ]
-    torch.testing.assert_close(layer(x), torch.cat(separate, dim=1))
+    torch.testing.assert_close(layer.eval()(x), torch.cat(separate, dim=1))
+    torch.testing.assert_close(layer.train()(x), torch.cat(separate, dim=1))
+
+
+def test_training_and_evaluation_give_the_partial_convolution_the_same_gradients():
+    layer = PartialConv2d(C3_SEES, 5).double()
+    x = torch.rand(2, 6, 14, 14, dtype=torch.float64)
+    y = torch.rand(2, 16, 10, 10, dtype=torch.float64)
+    gradients = []
+    for mode in (True, False):
+        layer.zero_grad()
+        (layer.train(mode)(x) * y).sum().backward()
+        gradients.append([p.grad.clone() for p in layer.parameters()])
+    torch.testing.assert_close(gradients[0], gradients[1])
 
 
 def test_subsampling_scales_the_sum_of_four_inputs():

@@ -50,7 +50,7 @@ def test_a_rounded_number_agrees_at_the_printed_precision(text, right):
 
 
 def test_an_unknown_source_names_the_step_that_is_missing():
-    with pytest.raises(ValueError, match="'parms'.*params"):
+    with pytest.raises(ValueError, match=r"'parms'.*params"):
         pages.value_of(pages.Number("1", "ref", "lenet5_1998.parms"))
 
 

@@ -4,6 +4,7 @@ import importlib
 
 _EXPORTS = {
     "explore_receptive_field": "fields",
+    "layers_of": "fields",
     "explore_feature_maps": "maps",
     "explore_claims": "claims",
 }

@@ -31,20 +31,22 @@ class Layer:
 
 
 def layers_of(model: nn.Module, input_shape: tuple[int, int, int]) -> list[Layer]:
-    """The layers of `model` whose field differs from their input's, with a known square field."""
+    """The stages of `model` that widen the field, each by its last map with a square field of known place."""
     from cnnlib.analysis import receptive_field
     from cnnlib.graph import trace
 
     graph = trace(model, input_shape)
-    found: list[Layer] = []
+    stages: dict[str, Layer] = {}
     for row in receptive_field(model, input_shape):
         shape = graph[row.name].shape
-        plain = isinstance(row.size, int) and isinstance(row.offset, int | float)
-        if not plain or shape is None or len(shape) != 3 or row.size == 1:
-            continue
-        layer = Layer(row.name, *shape, row.size, row.stride, row.offset)
-        if not found or (layer.size, layer.stride) != (found[-1].size, found[-1].stride):
+        if isinstance(row.size, int) and row.size > 1 and row.offset is not None and shape and len(shape) == 3:
+            stages[graph[row.name].stage] = Layer(graph[row.name].stage, *shape, row.size, row.stride, row.offset)
+    widest = 1
+    found = []
+    for layer in stages.values():
+        if layer.size > widest:
             found.append(layer)
+            widest = layer.size
     return found
 
 

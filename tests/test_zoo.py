@@ -1,0 +1,155 @@
+"""Every network of the zoo against the published figures: counts, multiply-adds, shapes, receptive field; and it learns."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import cnnlib
+from cnnlib.analysis import cost, receptive_field
+from cnnlib.models.zoo import ZOO, papers
+from cnnlib.training import CrossEntropy, MaximumAPosteriori
+
+NAMES = cnnlib.list_models()
+# Of a family with one definition, the smallest member takes the step; the others differ in a row of numbers.
+DEEP = {"resnet1202", "preact_resnet1001", "plain110", "resnet110", "preact_resnet110"}
+
+
+def build_meta(name: str) -> nn.Module:
+    with torch.device("meta"):
+        return cnnlib.build(name)
+
+
+def published(name: str, quantity: str):
+    figure = cnnlib.card(name).published.get(quantity)
+    if figure is None or figure.get("check") == "recalled":
+        pytest.skip(f"data/papers has no confirmed {quantity} of {name}")
+    return figure
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_has_the_published_number_of_parameters(name):
+    assert sum(p.numel() for p in build_meta(name).parameters()) == published(name, "params")["value"]
+
+
+def test_every_network_has_a_published_count_to_hold_against():
+    assert [name for name in NAMES if "params" not in cnnlib.card(name).published] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_takes_the_published_multiply_adds(name):
+    figure = published(name, "macs")
+    shape = tuple(figure.get("at", cnnlib.card(name).input_shape))
+    table = cost(build_meta(name), shape)
+    counted = table.total("conv", "conv_transpose", "linear").macs if figure.get("products") == "layers" else table.macs
+    assert counted == figure["value"]
+    assert table.params == sum(p.numel() for p in build_meta(name).parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_has_the_published_receptive_field(name):
+    figure = published(name, "receptive_field")
+    shape = tuple(figure.get("input", cnnlib.card(name).input_shape))
+    final = receptive_field(build_meta(name), shape).final
+    if figure["value"] in ("whole image", float("inf")):
+        assert final.size == float("inf")
+        return
+    assert final.size == figure["value"]
+    if "stride" in figure:
+        assert final.stride == figure["stride"]
+    if "padding" in figure and final.offset is not None:
+        assert final.padding == figure["padding"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_stage_has_the_published_shape(name):
+    figure = published(name, "shapes")
+    graph = cnnlib.trace(build_meta(name), tuple(figure.get("at", cnnlib.card(name).input_shape)))
+    for stage, shape in figure["rows"].items():
+        last = [node for node in graph if node.name == stage or node.name.startswith(f"{stage}.")]
+        assert last, f"{name} has no stage {stage}"
+        assert list(last[-1].shape) == shape, stage
+
+
+def one_step(model: nn.Module, shape: tuple[int, int, int], classes: int, distances: bool) -> tuple[float, float, list[str]]:
+    """Loss on a batch of two before and after one small step of plain descent, and the parameters without a gradient."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, *shape, generator=generator)
+    y = torch.tensor([0, classes - 1])
+    criterion = MaximumAPosteriori() if distances else CrossEntropy()
+
+    def loss() -> torch.Tensor:
+        torch.manual_seed(2)  # the same dropout before and after
+        out = model(x)
+        heads = [h for h in out if isinstance(h, torch.Tensor)] if isinstance(out, tuple) else [out]
+        if heads[0].dim() == 4:
+            heads = [h.flatten(2).mean(2) for h in heads]
+        return sum(criterion.loss(head, y) for head in heads)
+
+    model.train()
+    before = loss()
+    before.backward()
+    silent = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.abs().sum() > 0)]
+    norm = torch.sqrt(sum((p.grad.double() ** 2).sum() for p in model.parameters() if p.grad is not None))
+    state = copy.deepcopy(model.state_dict())
+    for size in (1e-1, 1e-2, 1e-3, 1e-4):
+        model.load_state_dict(state)
+        with torch.no_grad():
+            for p in model.parameters():
+                if p.grad is not None:
+                    p -= size * p.grad / norm.float()
+            after = loss().item()
+        if after < before.item():
+            break
+    return before.item(), after, silent
+
+
+@pytest.mark.parametrize("row", [r for r in ZOO if r.name not in DEEP], ids=lambda r: r.name)
+def test_one_step_at_the_least_size_lowers_the_loss_and_reaches_every_parameter(row):
+    torch.manual_seed(0)
+    size = (row.least, row.least) if row.least else row.size
+    model = cnnlib.build(row.name, **({} if row.name == "lenet5_1998" or row.classes < 100 else {"num_classes": 10}))
+    classes = 10 if row.classes >= 100 else row.classes
+    before, after, silent = one_step(model, (row.channels, *size), classes, row.name == "lenet5_1998")
+    assert after < before
+    assert silent == []
+
+
+@pytest.mark.parametrize("row", [r for r in ZOO if r.least and r.least > 1], ids=lambda r: r.name)
+def test_below_the_least_size_the_error_names_it(row):
+    model = build_meta(row.name)
+    too_small = torch.zeros(2, row.channels, row.least - 1, row.least - 1, device="meta")
+    with pytest.raises(ValueError, match=f"at least {row.least}x{row.least}, got {row.least - 1}x{row.least - 1}"):
+        model(too_small)
+
+
+@pytest.mark.parametrize("row", [r for r in ZOO if r.name != "lenet5_1998"], ids=lambda r: r.name)
+def test_classes_and_channels_can_be_changed(row):
+    with torch.device("meta"):
+        model = cnnlib.build(row.name, num_classes=7, in_channels=2).eval()
+        size = (row.least, row.least) if row.least else row.size
+        out = model(torch.zeros(1, 2, *size))
+    assert out.shape[1] == 7
+
+
+def test_references_of_the_zoo_stand_in_the_bibliography():
+    from cnnlib.paths import checkout
+
+    text = (checkout() / "book" / "references.bib").read_text(encoding="utf-8")
+    assert [row.reference for row in ZOO if f"{{{row.reference}," not in text] == []
+
+
+def test_no_name_and_no_alias_is_taken_twice():
+    names = [*NAMES, *(alias for row in ZOO for alias in row.aliases)]
+    assert len(names) == len(set(names))
+
+
+def test_the_published_tables_name_their_source():
+    for name in NAMES:
+        for quantity, figure in papers().get(name, {}).items():
+            if isinstance(figure, dict) and "value" in figure:
+                assert figure.get("source"), f"{name}.{quantity}"
+                assert figure.get("check") in ("computed", "repo", "library", "text", "recalled"), f"{name}.{quantity}"
