@@ -308,7 +308,7 @@ def versions() -> dict[str, str]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return dict(sorted(found.items()))
 
 
 def machine() -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from importlib import metadata, resources
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -107,20 +108,21 @@ def lecture_cards(runs: Sequence[Run]) -> str:
     lines = ["::::{grid} 1 1 2 2", ":gutter: 3", ""]
     for run in runs:
         notebook = notebooks.read(home() / "book" / f"{run.lecture}.ipynb")
-        title = next(
-            (
-                line.lstrip("# ").strip()
-                for cell in notebook.cells
-                if cell.cell_type == "markdown"
-                for line in cell.source.splitlines()
-                if line.startswith("# ")
-            ),
-            run.lecture,
-        )
         question = notebook.metadata.get("cnnlib", {}).get("question", "")
-        lines += [f":::{{grid-item-card}} {title}", f":link: {run.lecture}", ":link-type: doc", ":class-card: lecture"]
+        lines += [
+            f":::{{grid-item-card}} {title(notebook)}",
+            f":link: {run.lecture}",
+            ":link-type: doc",
+            ":class-card: lecture",
+        ]
         lines += ["", question, ":::", ""]
     return "\n".join([*lines, "::::", ""]) if runs else ""
+
+
+def title(notebook: Any) -> str:
+    """The first heading of a notebook."""
+    lines = [line for cell in notebook.cells if cell.cell_type == "markdown" for line in cell.source.splitlines()]
+    return next((line.removeprefix("# ").strip() for line in lines if line.startswith("# ")), "(without a title)")
 
 
 def draw_front(path: Path) -> None:
@@ -245,7 +247,7 @@ def _sphinx(root: Path, say: Callable[[str], None]) -> None:
     ]
     command += ["-n", "-W", "--keep-going", "--all"]
     log = root / "_build" / "site.log"
-    complaints = []
+    complaints, before = [], ""
     with (
         open(log, "w", encoding="utf-8") as file,
         subprocess.Popen(
@@ -260,7 +262,8 @@ def _sphinx(root: Path, say: Callable[[str], None]) -> None:
         for line in process.stdout:
             line = re.sub(r"\x1b\[[0-9;]*m", "", line)
             file.write(line)
-            if any(word in line for word in ("WARNING", "ERROR", "CRITICAL", "Error:")):
+            after_error, before = before.startswith("Sphinx error"), line
+            if after_error or any(word in line for word in ("WARNING:", "ERROR:", "CRITICAL:")):
                 complaints.append(line.strip())
                 say(line.strip())
             elif "[100%]" in line:
