@@ -56,6 +56,19 @@ def test_a_step_in_training_mode_leaves_torchvisions_running_statistics():
     torch.testing.assert_close(dict(ours.named_buffers()), dict(theirs.named_buffers()))
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *["resnet20", "resnet34", "resnet50", "resnet50_v1_5", "plain20", "resnext29_8x64d", "resnext50_32x4d"],
+        *["preact_resnet110", "preact_resnet164", "preact_resnet200", "se_resnet50"],
+    ],
+)
+def test_every_batch_norm_has_torchs_constants(name):
+    with torch.device("meta"):
+        norms = [m for m in cnnlib.build(name).modules() if isinstance(m, nn.BatchNorm2d)]
+    assert {(m.eps, m.momentum) for m in norms} == {(1e-5, 0.1)}
+
+
 def peer_resnet50(conv1_stride: bool) -> nn.Module:
     """pytorchcv's two ResNet-50s: the stride in the first 1x1, or in the 3x3."""
     channels = [[w] * n for w, n in zip((256, 512, 1024, 2048), (3, 4, 6, 3))]
