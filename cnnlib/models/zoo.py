@@ -51,9 +51,9 @@ ZOO = (
     Row("zfnet_wide",        "zfnet.zfnet_wide",          "ZFNet, wide",                2013, "zeiler2014visualizing",  (224, 224), None),
     # VGG
     Row("vgg_a",     "vgg.vgg_a",     "VGG A",     2014, "simonyan2015very", (224, 224), 32, aliases=("vgg11",)),
-    Row("vgg_a_lrn", "vgg.vgg_a_lrn", "VGG A-LRN", 2014, "simonyan2015very", (224, 224), 32, aliases=("vgg11_lrn",)),
+    Row("vgg_a_lrn", "vgg.vgg_a_lrn", "VGG A-LRN", 2014, "simonyan2015very", (224, 224), 32),
     Row("vgg_b",     "vgg.vgg_b",     "VGG B",     2014, "simonyan2015very", (224, 224), 32, aliases=("vgg13",)),
-    Row("vgg_c",     "vgg.vgg_c",     "VGG C",     2014, "simonyan2015very", (224, 224), 32, aliases=("vgg16_1",)),
+    Row("vgg_c",     "vgg.vgg_c",     "VGG C",     2014, "simonyan2015very", (224, 224), 32),
     Row("vgg_d",     "vgg.vgg_d",     "VGG D",     2014, "simonyan2015very", (224, 224), 32, aliases=("vgg16",)),
     Row("vgg_e",     "vgg.vgg_e",     "VGG E",     2014, "simonyan2015very", (224, 224), 32, aliases=("vgg19",)),
     Row("vgg11_bn",  "vgg.vgg11_bn",  "VGG A, torchvision's with batch norm", 2014, "simonyan2015very", (224, 224), 32, aliases=("vgg_a_bn",)),
