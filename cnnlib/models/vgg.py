@@ -21,16 +21,16 @@ from cnnlib.errors import unknown
 from cnnlib.models.blocks import PooledClassifier, local_response_norm
 
 # Table 1, from pooling to pooling: 3-64 is the paper's conv3-64, a 3x3 convolution to 64 maps.
+# fmt: off
 TABLE_1 = {
     "A": ("3-64", "3-128", "3-256 3-256", "3-512 3-512", "3-512 3-512"),
     "A-LRN": ("3-64 LRN", "3-128", "3-256 3-256", "3-512 3-512", "3-512 3-512"),
     "B": ("3-64 3-64", "3-128 3-128", "3-256 3-256", "3-512 3-512", "3-512 3-512"),
     "C": ("3-64 3-64", "3-128 3-128", "3-256 3-256 1-256", "3-512 3-512 1-512", "3-512 3-512 1-512"),
     "D": ("3-64 3-64", "3-128 3-128", "3-256 3-256 3-256", "3-512 3-512 3-512", "3-512 3-512 3-512"),
-    # fmt: off
     "E": ("3-64 3-64", "3-128 3-128", "3-256 3-256 3-256 3-256", "3-512 3-512 3-512 3-512", "3-512 3-512 3-512 3-512"),
-    # fmt: on
 }
+# fmt: on
 
 
 def convolutions(stage: str) -> list[tuple[int, int]]:
