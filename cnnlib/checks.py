@@ -442,6 +442,14 @@ def googlenet_layers(pooling: bool = False) -> int:
     return int(googlenet_column("depth")) + pooling * poolings
 
 
+def googlenet_branch(row: str, branch: int) -> list[int]:
+    """The kernels that data meets one after the other in the 3x3 or the 5x5 branch of an inception module."""
+    found = _googlenet_row(row)
+    if branch not in (3, 5):
+        raise unknown("branch with a reduction", branch, ("3", "5"))
+    return [1, branch] if found[f"reduce{branch}"] else [branch]
+
+
 def branches(row: str) -> int:
     """How many branches run side by side in an inception module: those that hand maps to the concatenation."""
     return sum(bool(_googlenet_row(row)[branch]) for branch in _BRANCHES)

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from cnnlib import checks, published
+from cnnlib import checks, published, tables
 from cnnlib.errors import unknown
 from cnnlib.paths import data_dir
 
@@ -167,7 +167,7 @@ class Ledger:
             status, expected, found, message = self._judge(claim)
         except Exception as error:
             status, expected, found = ERROR, None, None
-            message = f"{id}: {claim.check.function} broke with {type(error).__name__}: {error}"
+            message = f"{id}: {claim.check and claim.check.function} broke with {type(error).__name__}: {error}"
         expect = claim.check.expect if claim.check else Expect(None)
         seconds = time.perf_counter() - start
         return Verdict(
@@ -254,8 +254,10 @@ def show(value: Any, unit: str = "") -> str:
     >>> show([96, 55, 55]), show(61706, "parameters"), show(8.7111)
     ('96, 55, 55', '61,706 parameters', '8.711')
     """
+    if unit == "year":
+        return str(value)
     if isinstance(value, list | tuple):
-        text = ", ".join(map(show, value))
+        text = ", ".join(f"({show(one)})" if isinstance(one, list | tuple) else show(one) for one in value)
     elif isinstance(value, bool) or value is None or isinstance(value, str):
         text = "-" if value is None else str(value)
     elif isinstance(value, float):
@@ -296,12 +298,15 @@ def _off(claim: Claim, found: Any) -> str:
     said = claim.said_value
     if said is None or _said_agrees(claim, found):
         return ""
-    if isinstance(said, int | float) and isinstance(found, int | float) and found and claim.said_means == "equal":
-        part = said / found - 1
-        much = f"{abs(part):.0%}" if abs(part) >= 0.1 else f"{abs(part):.1%}"
-        return f"; the lecture's {show(said)} is {much} too {'high' if part > 0 else 'low'}"
     means = "" if claim.said_means == "equal" else f"{claim.said_means} "
-    return f"; the lecture has {means}{show(said)}"
+    unit = claim.check.expect.unit if claim.check else ""
+    text = f"; the lecture has {means}{show(said, unit if unit == 'year' else '')}"
+    numbers = isinstance(said, int | float) and isinstance(found, int | float)
+    if not numbers or means or not said or unit == "year" or (isinstance(found, int) and abs(found) < 100):
+        return text
+    part = said / found - 1
+    much = f"{abs(part):.0%}" if abs(part) >= 0.1 else f"{abs(part):.1%}"
+    return f"{text}, {much} too {'high' if part > 0 else 'low'}"
 
 
 # --- reading data/claims.yml -------------------------------------------------------------------------------------
@@ -509,32 +514,66 @@ def value(id: str) -> Any:
 
 @dataclass(frozen=True)
 class Summary:
-    """How many rows of each lecture came to each status, and all together; printed as a small table."""
+    """How many rows of each lecture have each value of `by` (a field of Verdict), and all together."""
 
+    by: str
     by_lecture: Mapping[str, Mapping[str, int]]
 
     @property
     def total(self) -> Counter[str]:
         return sum((Counter(counts) for counts in self.by_lecture.values()), Counter())
 
-    @property
-    def statuses(self) -> list[str]:
-        return [status for status in STATUSES if self.total[status]]
+    def rows(self) -> list[list[Any]]:
+        """One row a value that occurs, in the order of the book, and the sums: value, meaning, a count a lecture, all."""
+        meanings = STATUSES if self.by == "status" else LECTURE_VERDICTS
+        values = [value for value in meanings if self.total[value]]
+        counts = [[lecture.get(value, 0) for lecture in self.by_lecture.values()] for value in values]
+        lines = [[value, meanings[value], *count, sum(count)] for value, count in zip(values, counts)]
+        return [*lines, ["all", "", *map(sum, zip(*counts)), self.total.total()]]
+
+    def _columns(self) -> list[str]:
+        return ["status" if self.by == "status" else "verdict", "meaning", *self.by_lecture, "all"]
 
     def __str__(self) -> str:
-        lines = [f"{'':<20}" + "".join(f"{letter:>5}" for letter in self.by_lecture) + "  all"]
-        for status in self.statuses:
-            counts = "".join(f"{counts.get(status, 0):>5}" for counts in self.by_lecture.values())
-            lines.append(f"{status:<20}{counts}{self.total[status]:>5}")
-        return "\n".join(lines)
+        columns = self._columns()
+        return tables.text(f"Claims by lecture and {columns[0]}", columns, self.rows(), right=columns[2:])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        columns = self._columns()
+        return tables.html(f"Claims by lecture and {columns[0]}", columns, self.rows(), right=columns[2:])
 
 
-def summary(verdicts: Iterable[Verdict]) -> Summary:
-    """Count verdicts by lecture and status."""
+def summary(verdicts: Iterable[Verdict], by: str = "status") -> Summary:
+    """Count verdicts by lecture and status, or by lecture and what the ledger says of the lecture (`lecture_verdict`)."""
+    if by not in ("status", "lecture_verdict"):
+        raise unknown("field to count by", by, ("status", "lecture_verdict"))
     counts: dict[str, Counter[str]] = {}
     for verdict in verdicts:
-        counts.setdefault(verdict.id.partition("-")[0], Counter())[verdict.status] += 1
-    return Summary(dict(sorted(counts.items())))
+        counts.setdefault(verdict.id.partition("-")[0], Counter())[getattr(verdict, by)] += 1
+    return Summary(by, dict(sorted(counts.items())))
+
+
+@dataclass(frozen=True)
+class Lectures:
+    """The lectures as a table: letter, title, by whom."""
+
+    lectures: Mapping[str, Lecture]
+
+    def _rows(self) -> list[list[str]]:
+        return [[lecture.letter, lecture.title, lecture.by] for lecture in self.lectures.values()]
+
+    def __repr__(self) -> str:
+        return tables.text("The lectures", ["letter", "title", "by"], self._rows())
+
+    def _repr_html_(self) -> str:
+        return tables.html("The lectures", ["letter", "title", "by"], self._rows())
+
+
+def lectures() -> Lectures:
+    """The lectures that the book follows."""
+    return Lectures(_default().lectures)
 
 
 def to_json(verdicts: Iterable[Verdict]) -> str:
