@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
 from cnnlib import tables
-from cnnlib.errors import listed, unknown
+from cnnlib.errors import listed
 from cnnlib.models.blocks import InputGuard
 from cnnlib.operations import KINDS, Spec, attributes, bind, kind_of_function, kind_of_module, op_name
 from cnnlib.tracing import Unreadable, borrowed, copied, on_meta, recorded, symbolic
@@ -102,7 +102,7 @@ class Graph:
 
     def __getitem__(self, name: str) -> Node:
         if name not in self._by_name:
-            raise unknown("node", name, self._by_name)
+            raise tables.missing("node", name, self._by_name)
         return self._by_name[name]
 
     @property

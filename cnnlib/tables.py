@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from html import escape
 
-from cnnlib.errors import listed
+from cnnlib.errors import listed, unknown
 
 
 def cell(value: object) -> str:
@@ -53,3 +54,11 @@ def html(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], r
 
     body = "".join(put("td", row) for row in rows)
     return f"<table><caption>{escape(title)}</caption><thead>{put('th', columns)}</thead><tbody>{body}</tbody></table>"
+
+
+def missing(kind: str, given: object, known: Iterable[str]) -> ValueError:
+    """The error for a row that does not exist, with the nearest that does, but never with hundreds."""
+    known = list(known)
+    if len(known) <= 20 or get_close_matches(str(given).lower(), known, n=1, cutoff=0.6):
+        return unknown(kind, given, known)
+    return ValueError(f"no {kind} {given!r} among {len(known)}; print the table to see their names")

@@ -531,21 +531,21 @@ def test_an_input_shape_is_channels_height_width(shape, text):
 def test_no_input_shape_gives_another_error_than_valueerror(shape):
     model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.LazyLinear(2))
     model(torch.rand(1, 3, 9, 9))
-    try:
-        graph = trace(model, shape)
-    except ValueError as error:
-        assert "(C, H, W)" in str(error) or "cannot" in str(error)
+    if isinstance(shape, list) and tuple(shape) == (3, 9, 9):
+        assert trace(model, shape).output.shape == (2,)
     else:
-        assert tuple(shape) == (3, 9, 9)
-        assert graph.output.shape == (2,)
+        with pytest.raises(ValueError, match=r"\(C, H, W\)|cannot take"):
+            trace(model, shape)
 
 
 def test_what_is_no_readable_network_is_refused():
-    with pytest.raises(ValueError, match="must be an nn.Module with Python code, got a class; build the network first"):
+    with pytest.raises(
+        ValueError, match=r"must be an nn\.Module with Python code, got a class; build the network first"
+    ):
         trace(Residual, (3, 8, 8))
     with pytest.raises(ValueError, match="got function"):
         trace(on_meta, (3, 8, 8))
-    with pytest.raises(ValueError, match="trace the nn.Module that it was made from"):
+    with pytest.raises(ValueError, match=r"trace the nn\.Module that it was made from"):
         trace(torch.jit.trace(nn.Conv2d(3, 2, 1), torch.rand(1, 3, 4, 4)), (3, 4, 4))
     with pytest.raises(ValueError, match=r"parameter 0\.weight has no shape until .* torch.zeros\(1, 3, 8, 8\) first"):
         trace(nn.Sequential(nn.LazyConv2d(3, 3)), (3, 8, 8))

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from torch import nn
 
 from cnnlib import tables
-from cnnlib.errors import listed, unknown
+from cnnlib.errors import listed
 from cnnlib.graph import KINDS, Graph, Node, trace
 
 BYTES_PER_VALUE = 4
@@ -180,7 +180,7 @@ class CostTable:
     def __getitem__(self, name: str) -> CostRow:
         found = {row.name: row for row in self.rows}
         if name not in found:
-            raise unknown("row", name, found)
+            raise tables.missing("row", name, found)
         return found[name]
 
     @property
@@ -256,8 +256,15 @@ class CostTable:
         return tables.html(self._title(), self._COLUMNS, self._lines(), right=self._COLUMNS[3:])
 
 
+def _made_of_weights(node: Node, graph: Graph) -> bool:
+    """Whether a fixed value is a parameter or computed from one."""
+    if node.live:
+        return False
+    return node.kind == "parameter" or any(_made_of_weights(graph[name], graph) for name in node.inputs)
+
+
 def _row(node: Node, graph: Graph, params: int) -> CostRow:
-    weighted = params or any(graph[name].kind == "parameter" for name in node.inputs)
+    weighted = params or any(_made_of_weights(graph[name], graph) for name in node.inputs)
     if node.kind not in MACS and node.kind not in FREE and weighted:
         raise ValueError(
             f"{node.name} ({node.op}, {listed(node.shape or ())}) has weights and no cost formula; "

@@ -3,7 +3,7 @@
 The network is run once more from its traced graph, with what could hide a dependence taken out: all weights positive
 and divided by their fan-in, in float64; normalisation, dropout and activation functions left away; max pooling as mean
 over the same windows. Each axis of the image is probed on a strip that is longer than twice the field and one pixel
-wide where the network allows it; windows are cut to that axis. Going backward, gradients are set to one wherever they
+wide; windows are cut to that axis. Going backward, gradients are set to one wherever they
 are not zero, so that deep networks neither overflow nor fade out. Nothing here reads the sizes that
 `fields` derives, except to choose how long the first strip is; a strip that turns out too short is doubled.
 """
@@ -26,15 +26,27 @@ from cnnlib.graph import Graph, Node, trace
 from cnnlib.operations import op_name
 
 LONGEST_STRIP = 2**14
-WIDTHS = (1, 2, 4, 8, 16, 32, 64)
 
 _NORMS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "local_response_norm")
 _PASSED = frozenset([*_NORMS, "dropout", "identity", "copy", "activation"])
 _ARRANGED = ("cat", "stack", "split", "item", "slice", "gather", "expand", "flatten", "reshape", "permute")
-_AS_TRACED = frozenset([*_ARRANGED, "constant", "mean", "sum", "pixel_shuffle", "pixel_unshuffle"])
+_AS_TRACED = frozenset([*_ARRANGED, "constant", "mean", "sum"])
+
+_SLIDING = (
+    "conv",
+    "conv_transpose",
+    "max_pool",
+    "avg_pool",
+    "adaptive_max_pool",
+    "adaptive_avg_pool",
+    "upsample",
+    "pad",
+)
+_SHUFFLES = ("pixel_shuffle", "pixel_unshuffle")
+_RUNS = _PASSED | _AS_TRACED | {*_SLIDING, *_SHUFFLES, "input", "output", "linear", "add", "mul", "elementwise"}
 
 
-class _TooNarrow(Exception):
+class _NoStrip(Exception):
     """The strip does not fit through the network."""
 
 
@@ -50,16 +62,20 @@ class _Probe:
     """The part of a network up to one node, as a positive linear function that keeps its windows along one axis."""
 
     def __init__(self, graph: Graph, name: str, axis: int) -> None:
+        self.cut = True
         self.graph = graph.upto(name)
         self.name = name
         self.axis = axis
         self.fx_graph: fx.Graph = self.graph.fx_node(self.graph.output.name).graph
         self.node_of = {self.graph.fx_node(node.name): node for node in self.graph}
         self.modules = dict(graph.model.named_modules(remove_duplicate=False))
+        for node in self.graph:
+            if node.live and node.kind not in _RUNS and not (node.kind == "softmax" and node.attrs["dim"] == 1):
+                raise self._refuse(node, "lets positions depend on each other in a way that has no strip")
 
     def _along(self, values: tuple[Any, ...], elsewhere: Any) -> tuple[Any, ...]:
         """The setting of a window with that of the other axis taken out."""
-        return tuple(value if d == self.axis else elsewhere for d, value in enumerate(values))
+        return tuple(value if d == self.axis or not self.cut else elsewhere for d, value in enumerate(values))
 
     def _refuse(self, node: Node, why: str) -> ValueError:
         return ValueError(f"the field of {self.name} cannot be probed by gradient: {node.name} ({node.op}) {why}")
@@ -97,8 +113,22 @@ class _Probe:
         n, m = sizes[self.axis]
         if n % m:
             raise self._refuse(node, f"has windows of unequal size ({n} to {m} positions)")
-        window = self._along((n // m,) * 2, 1)
+        window = self._along(tuple(max(n // m, 1) for n, m in sizes), 1)
         return F.avg_pool2d(x, window, window)
+
+    def _shuffled(self, node: Node, x: Tensor) -> Tensor:
+        """Channels to positions, or back, along the probe's axis alone; those of the other axis are merged, or repeated."""
+        r = node.attrs["factor"]
+        if not self.cut:
+            return F.pixel_shuffle(x, r) if node.kind == "pixel_shuffle" else F.pixel_unshuffle(x, r)
+        n, c, *size = x.shape
+        if node.kind == "pixel_shuffle":
+            parts = x.reshape(n, c // r**2, r, r, *size).sum(dim=3 - self.axis)
+            size[self.axis] *= r
+            return parts.movedim(2, 3 + self.axis).reshape(n, c // r**2, *size)
+        size[self.axis : self.axis + 1] = [size[self.axis] // r, r]
+        parts = x.reshape(n, c, *size).movedim(3 + self.axis, 2).repeat_interleave(r, dim=1)
+        return parts.reshape(n, c * r**2, *parts.shape[3:])
 
     def _upsample(self, node: Node, x: Tensor) -> Tensor:
         if node.attrs["align_corners"]:
@@ -130,13 +160,15 @@ class _Probe:
             return math.prod(live) if live else inputs[0]
         if kind == "upsample":
             return self._upsample(node, live[0])
+        if kind in _SHUFFLES:
+            return self._shuffled(node, live[0])
         if kind == "pad":
             pads = node.attrs["padding"]
             rest = len(pads) - 2
             return _bordered(live[0], (*pads[:rest], *self._along(pads[rest:], (0, 0))))
         if kind in _AS_TRACED:
             return self._traced(fx_node, env)
-        raise self._refuse(node, "mixes positions in a way that has no strip")
+        raise AssertionError(f"{kind} is in _RUNS and has no rule")
 
     def _traced(self, fx_node: fx.Node, env: dict[fx.Node, Any]) -> Any:
         args, kwargs = map_aggregate((fx_node.args, fx_node.kwargs), lambda a: env[a] if isinstance(a, fx.Node) else a)
@@ -171,7 +203,7 @@ class _Probe:
                     value = self._computed(node, fx_node, env, inputs)
             except (RuntimeError, IndexError) as error:
                 where = node.name if node else op_name(fx_node.target)
-                raise _TooNarrow(
+                raise _NoStrip(
                     f"{where} cannot take a strip of {listed(shape)}: {str(error).splitlines()[0]}"
                 ) from error
             if isinstance(value, Tensor) and value.requires_grad and value is not strip:
@@ -182,7 +214,10 @@ class _Probe:
                 first = origin[fx_node] = origin.get(fx_node.args[0], fx_node.args[0])
                 env[first] = value
                 env.update({other: value for other, made in origin.items() if made is first})
-        return strip, env[self.graph.fx_node(self.name)]
+        value = env[self.graph.fx_node(self.name)]
+        if not value.numel():
+            raise _NoStrip(f"{self.name} is empty on a strip of {listed(shape)}")
+        return strip, value
 
 
 def _bordered(x: Tensor, pads: tuple[tuple[int, int], ...]) -> Tensor:
@@ -211,11 +246,13 @@ def _finer(graph: Graph, axis: int) -> int:
     return repeat
 
 
-def _narrowest(probe: _Probe, length: int) -> tuple[Tensor, Tensor]:
-    for width in WIDTHS:
+def _run(probe: _Probe, length: int) -> tuple[Tensor, Tensor]:
+    """A strip of this length and the value on it, one pixel wide, or else as wide as the image."""
+    for cut, width in ((True, 1), (False, probe.graph.input_shape[2 - probe.axis])):
+        probe.cut = cut
         try:
             return probe.run(length, width)
-        except _TooNarrow as error:
+        except _NoStrip as error:
             complaint = error
     raise ValueError(f"the field of {probe.name} cannot be probed by gradient: {complaint}") from complaint
 
@@ -235,7 +272,7 @@ def _measured(probe: _Probe, length: int) -> _Span:
     repeat = _finer(probe.graph, probe.axis)
     covered, positions_before = 0, 0
     while length <= LONGEST_STRIP:
-        strip, value = _narrowest(probe, length)
+        strip, value = _run(probe, length)
         positions = value.shape[2 + probe.axis] if value.ndim == 4 else 0
         if positions == positions_before:
             raise ValueError(
@@ -280,7 +317,8 @@ def receptive_field_by_gradient(model: nn.Module, input_shape: tuple[int, int, i
         if node.name in table and not math.isinf(known := table[node.name].axis("size", axis)):
             step = table[node.name].axis("stride", axis) or 1
             guess = 2 * known + math.ceil(step * (4 + 2 * _finer(graph, axis)))
-        spans.append(_measured(_Probe(graph, node.name, axis), max(32, guess)))
+        # A multiple of 64, for networks that halve the map and double it again.
+        spans.append(_measured(_Probe(graph, node.name, axis), -(-guess // 64) * 64))
     columns = {
         name: both([None if (v := getattr(span, name)) is None else number(v) for span in spans])
         for name in ("size", "stride", "offset", "padding")

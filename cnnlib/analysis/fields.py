@@ -7,7 +7,8 @@ input a position of its output reads. Branches that meet see the union.
 Convention. Pixel 0 is the first of the image and its centre is 0; borders are not clipped, so that a field may be
 larger than the image. `size` is the number of pixels from the first to the last that are seen, `stride` the distance
 between the fields of neighbours, `offset` the centre of the field of feature 0, `padding` how far that field reaches
-beyond the first pixel. Pooling windows count like kernels. Normalisation counts as a function of single values: the
+beyond the first pixel. The channels of a map are not told apart: after a concatenation each sees what any sees.
+Pooling windows count like kernels. Normalisation counts as a function of single values: the
 statistics that group, instance and layer norm take over a map are noted, not counted.
 """
 
@@ -22,7 +23,7 @@ from fractions import Fraction
 from torch import nn
 
 from cnnlib import tables
-from cnnlib.errors import listed, unknown
+from cnnlib.errors import listed
 from cnnlib.graph import Graph, Node, trace
 
 WHOLE_IMAGE = math.inf
@@ -723,7 +724,7 @@ class FieldTable:
     def __getitem__(self, name: str) -> FieldRow:
         found = {row.name: row for row in self.rows}
         if name not in found:
-            raise unknown("row", name, found)
+            raise tables.missing("row", name, found)
         return found[name]
 
     @property
