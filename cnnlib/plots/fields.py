@@ -35,12 +35,12 @@ def draw_fields_on(
     colours = list(PALETTE.values())
     low, high = -0.5, max(image.shape[:2]) - 0.5
     for (label, top, left, height, width), colour in zip(fields, colours):
-        ax.add_patch(Rectangle((left, top), width, height, fill=False, ec=colour, lw=2))
-        ax.text(left + width + 0.2, top, label, color=colour, va="top", fontsize="small", fontweight="bold")
+        ax.add_patch(Rectangle((left, top), width, height, fill=False, ec=colour, lw=2, label=label))
         low, high = min(low, top, left), max(high, top + height, left + width)
     pad = 0.02 * (high - low)
     ax.set_xlim(low - pad, high + pad)
     ax.set_ylim(high + pad, low - pad)
     ax.grid(False)
     ax.tick_params(colors=INK, length=2)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=min(len(fields), 5), handlelength=1, columnspacing=1)
     return ax

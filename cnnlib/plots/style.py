@@ -36,7 +36,7 @@ KINDS = {
 STYLE = {
     "figure.facecolor": "none",
     "figure.figsize": (7.2, 3.6),
-    "figure.dpi": 100,
+    "figure.dpi": 150,
     "savefig.dpi": 200,
     "savefig.facecolor": "none",
     "savefig.bbox": "tight",
