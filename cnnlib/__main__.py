@@ -10,9 +10,10 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any, NoReturn
 
-from cnnlib.errors import listed
+from cnnlib.errors import listed, unknown
 
 
 class _Parser(argparse.ArgumentParser):
@@ -58,6 +59,18 @@ def _parser() -> _Parser:
     sub = command("table", _table, "one network's layers: shapes, parameters, MACs, receptive field", as_json=True)
     sub.add_argument("name", metavar="NAME", help="a network of `python -m cnnlib zoo`")
     sub.add_argument("--input", metavar="CxHxW", help="input shape (the paper's, where it is left out)")
+
+    sub = command(
+        "train", _train, "train a run of the queue and record it; without a name, list the queue", as_json=True
+    )
+    sub.add_argument("name", nargs="*", metavar="RUN", help="runs of data/records/queue.yml")
+    sub.add_argument("--pending", action="store_true", help="every run that has no record yet, in order")
+    sub.add_argument("--verify", action="store_true", help="train nothing: say whether the records still hold")
+    sub.add_argument("--device", help="cpu, cuda, cuda:1, ... (picked by itself, where it is left out)")
+
+    sub = command("check", _check, "ask the code about the claims; exit code 1 where the ledger is wrong", as_json=True)
+    sub.add_argument("id", nargs="*", metavar="CLAIM", help="claims by id, such as A-007 (all, where none is named)")
+    sub.add_argument("--ledger", metavar="FILE", help="another ledger than data/claims.yml")
 
     sub = command("run", _run, "execute lectures under a profile into a build folder; the sources are not touched")
     sub.add_argument("lecture", nargs="*", help="lectures by name, or notebooks by path (all, where none is named)")
@@ -193,6 +206,108 @@ def _field(size: Any) -> str:
         return ""
     sizes = size if isinstance(size, tuple | list) else (size,)
     return str(sizes[0]) if len(set(sizes)) == 1 else listed(sizes)
+
+
+def _train(chosen: argparse.Namespace) -> int:
+    from cnnlib.training import records
+
+    if chosen.name and chosen.pending:
+        raise ValueError("name runs or give --pending, not both")
+    plans = {plan.name: plan for plan in records.plans()}
+    names = [plan.name for plan in records.pending()] if chosen.pending else chosen.name
+    for name in names:
+        if name not in plans:
+            raise unknown("run", name, plans)
+    if chosen.verify:
+        return _verify(names or records.list_records(), chosen.json)
+    if not names and not chosen.pending:
+        _queue(list(plans.values()), chosen.json)
+        return 0
+    for name in names:
+        for at in records.run_record(name, device=chosen.device):
+            epoch, whole = at.epoch, plans[name].recipe.epochs
+            if chosen.json:
+                print(json.dumps({"run": name, "seed": at.seed, **asdict(epoch)}), flush=True)
+                continue
+            print(
+                f"{name}  seed {at.seed} ({at.number} of {at.of})  epoch {epoch.epoch} of {whole}  "
+                f"loss {epoch.train_loss:.4f}  test accuracy {epoch.test_accuracy:.4f}  {epoch.seconds:.1f} s",
+                flush=True,
+            )
+        if not chosen.json:
+            print(_outcome(records.load(name)), flush=True)
+    return 0
+
+
+def _outcome(record: Any) -> str:
+    spread = record.test_accuracy
+    runs = "one run" if spread.n == 1 else f"mean of {spread.n} seeds, standard deviation {100 * spread.std:.2f}"
+    return f"{record.name}: {100 * spread.mean:.2f} % test accuracy ({runs}), trained in {record.seconds:.0f} s"
+
+
+def _queue(plans: Sequence[Any], as_json: bool) -> None:
+    from cnnlib.training import records
+
+    done = {name: records.load(name) for name in records.list_records()}
+    rows = []
+    for plan in plans:
+        spread = done[plan.name].test_accuracy if plan.name in done else None
+        accuracy = spread and {"n": spread.n, "mean": spread.mean, "std": spread.std}
+        found = {"model": plan.recipe.model, "data": plan.recipe.data, "epochs": plan.recipe.epochs}
+        rows.append({"name": plan.name, "why": plan.why, **found, "seeds": list(plan.seeds), "test_accuracy": accuracy})
+    if as_json:
+        _print_json(rows)
+        return
+    _print_table(
+        "Runs; accuracy is the mean of the seeds in % of the test set, with the standard deviation over them",
+        ("name", "network", "data", "epochs", "seeds", "recorded"),
+        [
+            (row["name"], row["model"], row["data"], row["epochs"], len(row["seeds"]), _spread(row["test_accuracy"]))
+            for row in rows
+        ],
+    )
+
+
+def _spread(accuracy: dict[str, Any] | None) -> str:
+    if accuracy is None:
+        return "not yet"
+    around = "one run" if accuracy["std"] is None else f"+- {100 * accuracy['std']:.2f}"
+    return f"{100 * accuracy['mean']:.2f} {around}"
+
+
+def _verify(names: Sequence[str], as_json: bool) -> int:
+    from cnnlib.training import records
+
+    found, stale = [], 0
+    for name in names:
+        try:
+            verified = records.verify(name)
+            found.append({"name": name, "holds": True, "passed": verified.passed, "skipped": verified.skipped})
+            said = "holds" + "".join(f"; not looked at: {why}" for why in verified.skipped)
+        except records.StaleRecord as error:
+            stale += 1
+            found.append({"name": name, "holds": False, "wrong": str(error)})
+            said = f"STALE: {error}"
+        if not as_json:
+            print(f"{name}: {said}", flush=True)
+    if as_json:
+        _print_json(found)
+    return 1 if stale else 0
+
+
+def _check(chosen: argparse.Namespace) -> int:
+    from cnnlib import ledger
+
+    verdicts = []
+    for verdict in ledger.check_all(chosen.id or None, chosen.ledger):
+        verdicts.append(verdict)
+        if not chosen.json:
+            print(verdict, flush=True)
+    if chosen.json:
+        print(ledger.to_json(verdicts))
+    else:
+        print(f"\n{ledger.summary(verdicts)}")
+    return ledger.exit_status(verdicts)
 
 
 def _run(chosen: argparse.Namespace) -> int:

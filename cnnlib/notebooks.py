@@ -21,6 +21,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -473,7 +474,7 @@ def execute(
             return KernelSpec(resource_dir=str(RESOURCES), **get_kernel_dict())
 
         async def start_kernel(self, **options: Any) -> None:
-            await super().start_kernel(**{**options, "cwd": str(folder), **environment})
+            await super().start_kernel(**{**options, "cwd": str(folder), "stderr": heard, **environment})
 
     source = copy.deepcopy(notebook)
     codes = [number for number, cell in enumerate(source.cells) if cell.cell_type == "code"]
@@ -488,12 +489,14 @@ def execute(
             on_cell(done, count)
 
     source.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    with tempfile.TemporaryDirectory(prefix="lecture-") as scratch:
+    with ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="lecture-"))
         folder, empty, asked = (Path(scratch) / name for name in ("here", "no-data", "asked.ipynb"))
         folder.mkdir()
         empty.mkdir()
         environment = {} if profile == "gpu" else {"env": page_environment(empty)}
         _write(asked, json.dumps(source))
+        heard = stack.enter_context(open(Path(scratch) / "stderr", "w+", errors="replace"))
         try:
             executed = papermill.execute_notebook(
                 asked,
@@ -512,7 +515,9 @@ def execute(
         except CellTimeoutError:
             return None, f"cell In [{done + 1}] of the lecture ran longer than {CELL_SECONDS} s"
         except DeadKernelError:
-            return None, f"the kernel died in cell In [{done + 1}] of the lecture (out of memory?)"
+            heard.seek(0)
+            last = "".join(line for line in heard if "IPKernelApp" not in line)[-2000:]
+            return None, f"the kernel died in cell In [{done + 1}] of the lecture (out of memory?)\n{last}".strip()
 
 
 class _Progress:

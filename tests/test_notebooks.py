@@ -245,9 +245,10 @@ def test_an_older_page_is_not_shown_for_a_lecture_that_now_fails(tmp_path):
     path = saved(tmp_path, "page", lecture("print('old result')"))
     notebooks.run([path], "page", out, say=lambda _: None)
     assert "old result" in (out / "page.ipynb").read_text()
-    saved(tmp_path, "page", lecture("import os; os._exit(1)"))
+    saved(tmp_path, "page", lecture("import os; os.write(2, b'last words'); os._exit(1)"))
     (run,) = notebooks.run([path], "page", out, say=lambda _: None)
     assert "the kernel died in cell In [2]" in run.error
+    assert "last words" in run.error
     assert not (out / "page.ipynb").exists()
 
 
