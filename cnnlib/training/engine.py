@@ -348,7 +348,7 @@ class _Randomness:
 
 @contextlib.contextmanager
 def _sole_user(path: Path) -> Iterator[None]:
-    """Hold the checkpoint for this process; ValueError if another one trains with it at this moment."""
+    """Hold the checkpoint for this run; ValueError if another one, of any process, trains with it at this moment."""
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -357,7 +357,7 @@ def _sole_user(path: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise ValueError(
-            f"another process is training with the checkpoint {path}; wait for it, or give another file"
+            f"another run is training with the checkpoint {path} at this moment; wait for it, or give another file"
         ) from None
     try:
         yield
