@@ -396,11 +396,16 @@ def separable_row(channels: int, multiplier: int, maps: int, kernel: int, size: 
     return [weights, weights * size * size]
 
 
-def naive_inception_ratio(row: str) -> float:
-    """Weights of an inception module without its 1x1 reductions and projection, over those with them."""
+def naive_inception_weights(row: str) -> int:
+    """Weights of an inception module without its 1x1 reductions and projection: three convolutions of the whole input."""
     found = _googlenet_row(row)
     wide = [(found["maps_in"], found[branch], int(branch[-1])) for branch in _BRANCHES[:3]]
-    return sum(conv_parameters(*conv, bias=False) for conv in wide) / found["weights"]
+    return sum(conv_parameters(*conv, bias=False) for conv in wide)
+
+
+def naive_inception_ratio(row: str) -> float:
+    """Weights of an inception module without its reductions and projection, over those with them."""
+    return naive_inception_weights(row) / _googlenet_row(row)["weights"]
 
 
 def googlenet_parameters(heads: Sequence[str] = (), rows: Sequence[str] = (), biases: bool = True) -> int:

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ class Ledger:
     def check(self, id: str) -> Verdict:
         """Check one row; an error inside the check is a verdict too, never an exception. ValueError for an unknown id."""
         if id not in self.claims:
-            raise unknown("claim", id, self.claims)
+            raise _no_claim(id, self.claims)
         claim, start = self.claims[id], time.perf_counter()
         try:
             status, expected, found, message = self._judge(claim)
@@ -177,7 +178,7 @@ class Ledger:
     def value(self, id: str) -> Any:
         """What the check of a row finds. ValueError for an unknown id and for a row that has no check."""
         if id not in self.claims:
-            raise unknown("claim", id, self.claims)
+            raise _no_claim(id, self.claims)
         check = self.claims[id].check
         if check is None:
             raise ValueError(f"{id} is not yet checked; give it `check` and `expect` in data/claims.yml first")
@@ -234,6 +235,15 @@ class Ledger:
             message = f"{claim.check.expect.source}: {show(found, unit)}{_off(claim, found)}"
             return status, expected, found, message if surer else f"{message} (recalled, to be confirmed)"
         return (CONFIRMED if agrees else REFUTED), expected, found, f"{show(found, unit)}{_off(claim, found)}"
+
+
+def _no_claim(id: str, known: Iterable[str]) -> ValueError:
+    """The error for an id that does not stand in the ledger: all ids are too many to list."""
+    known = list(known)
+    near = get_close_matches(str(id).upper(), known, n=1)
+    return ValueError(
+        f"no claim {id!r}; " + (f"did you mean {near[0]!r}?" if near else f"ids go from {known[0]} to {known[-1]}")
+    )
 
 
 def equal(found: Any, wanted: Any, tolerance: float | Iterable[float] = 0.0) -> bool:
@@ -342,7 +352,7 @@ def load(path: Path | str | None = None) -> Ledger:
     for claim in claims.values():
         for asked in _claims_asked(claim):
             if asked not in claims:
-                raise ValueError(f"{path.name}, {claim.id}: {unknown('claim', asked, claims)}")
+                raise ValueError(f"{path.name}, {claim.id}: {_no_claim(asked, claims)}")
             if claims[asked].check is None:
                 raise ValueError(f"{path.name}, {claim.id}: it asks for {asked}, which has no check")
     return ledger
@@ -498,7 +508,7 @@ def check_all(ids: Iterable[str] | None = None, path: Path | str | None = None) 
     chosen = list(ledger.claims) if ids is None else list(ids)
     for id in chosen:
         if id not in ledger.claims:
-            raise unknown("claim", id, ledger.claims)
+            raise _no_claim(id, ledger.claims)
     return map(ledger.check, chosen)
 
 

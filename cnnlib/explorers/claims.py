@@ -38,7 +38,9 @@ white-space:normal;color:inherit;background:transparent}
 .cnnlib-claims ul{margin:.2rem 0 0;padding-left:1.1em}
 @media(max-width:44rem){.cnnlib-claims thead{display:none}.cnnlib-claims,.cnnlib-claims tbody,.cnnlib-claims tr,
 .cnnlib-claims td,.cnnlib-claims td:first-child{display:block;width:auto}.cnnlib-claims td{padding:.15rem 0}
-.cnnlib-claims tr{padding:.6rem 0}.cnnlib-claims td[data-head]::before{content:attr(data-head) ": ";font-weight:600}}
+.cnnlib-claims caption{display:block}.cnnlib-claims td:empty{display:none}.cnnlib-claims tr{padding:.6rem 0}
+.cnnlib-explorer[data-explorer=claims] .controls>*{grid-column:1/-1}.cnnlib-explorer[data-explorer=claims] .controls
+span{display:none}.cnnlib-claims td[data-head]::before{content:attr(data-head) ": ";font-weight:600}}
 """.replace("\n", "")
 
 _SCRIPT = """
