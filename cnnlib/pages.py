@@ -7,7 +7,7 @@ alone, a test computes it again:
     <span data-claim="A-007">61,706</span>                          what the check of a ledger row found
     <span data-check="output_size(size=32, kernel=5)">28</span>    a call of a function in cnnlib.checks
     <span data-calc="6 * 28 * 28">4,704</span>                      arithmetic
-    <span data-record="lenet5-mnist.summary.test_accuracy.mean">0.99</span>   a figure of a recorded run
+    <span data-record="lenet5-mnist.summary.test_accuracy_mean">99 %</span>   a figure of a recorded run
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import ast
 import html
 import inspect
+import json
 import operator
 import re
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from typing import Any
 
 from cnnlib import published
 from cnnlib.errors import unknown
+from cnnlib.paths import data_dir
 
 _SPAN = re.compile(r'<span data-(ref|claim|check|calc|record)="([^"]*)">([^<]*)</span>')
 _NUMBER = re.compile(r"-?\d[\d,\u202f ]*(?:\.\d+)?")
@@ -81,12 +83,18 @@ def value_of(number: Number) -> float:
         return float(ledger.value(number.source))
     if number.kind == "check":
         return float(_call(number.source))
-    from cnnlib.training import records
-
     if number.kind == "calc":
         return float(_calculate(ast.parse(number.source, mode="eval").body))
     name, _, path = number.source.partition(".")
-    return float(_walk(records.load(name).as_dict(), path))
+    return float(_walk(_record(name), path))
+
+
+def _record(name: str) -> dict[str, Any]:
+    """A record as its file has it, after `records.load` has found it to be whole."""
+    from cnnlib.training import records
+
+    records.load(name)
+    return json.loads((data_dir() / "records" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def agrees(number: Number) -> bool:
