@@ -5,6 +5,7 @@ import importlib
 _EXPORTS = {
     "cost": "cnnlib.analysis.costs",
     "connections": "cnnlib.analysis.costs",
+    "compare": "cnnlib.analysis.differences",
     "receptive_field": "cnnlib.analysis.fields",
     "receptive_field_by_gradient": "cnnlib.analysis.field_by_gradient",
 }

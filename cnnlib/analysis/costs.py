@@ -307,14 +307,18 @@ def _rows(graph: Graph) -> Iterator[CostRow]:
         yield CostRow(name, "unused", None, sizes[name], 0, 0, 0)
 
 
+def costs_of(graph: Graph) -> CostTable:
+    """The costs of a traced network; ValueError for an operation that has no formula."""
+    return CostTable(type(graph.model).__name__, graph.input_shape, tuple(_rows(graph)))
+
+
 def cost(model: nn.Module, input_shape: tuple[int, int, int]) -> CostTable:
     """Parameters, multiply-adds and activations of each operation, for one image of `input_shape` = (C, H, W).
 
     The network is read in evaluation mode and left as it was. ValueError for a shape that does not fit, and for an
     operation that has no formula.
     """
-    graph = trace(model, input_shape)
-    return CostTable(type(graph.model).__name__, graph.input_shape, tuple(_rows(graph)))
+    return costs_of(trace(model, input_shape))
 
 
 @dataclass(frozen=True)

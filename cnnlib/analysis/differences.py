@@ -2,8 +2,8 @@
 
 Compared is what the networks compute for one image in evaluation mode: kind, kernel, stride, padding, groups, width,
 norm and its constants, activation, order and wiring. Names of modules, flattening, and layers that change nothing
-(dropout of rate 0, pooling to the size that is there) make no difference; neither does the order in which branches
-run. Layers are aligned at the least total cost of changes and gaps (Needleman, Wunsch 1970); where costs are equal,
+(dropout of rate 0, stochastic depth, pooling to the size that is there, rounding where no window hangs over) make no
+difference; neither does the order in which branches run. Layers are aligned at the least total cost of changes and gaps (Needleman, Wunsch 1970); where costs are equal,
 layers of the same name and map size belong together.
 
 A width that changes also changes the parameters and multiply-adds of the layers that read it, and a stride those of
@@ -13,11 +13,13 @@ add up to the difference between the two networks.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -25,10 +27,10 @@ import torch
 from torch import nn
 
 from cnnlib import tables
-from cnnlib.analysis.costs import cost
+from cnnlib.analysis.costs import costs_of
 from cnnlib.analysis.fields import FieldTable, fields_of
 from cnnlib.errors import listed
-from cnnlib.graph import Graph, Node, trace
+from cnnlib.graph import Graph, Node, check_input_shape, trace
 from cnnlib.models.blocks import InputGuard
 from cnnlib.models.zoo import build, card
 from cnnlib.operations import bind
@@ -121,9 +123,11 @@ class Comparison:
     def to_json(self) -> str:
         return json.dumps(self.to_dict())
 
+    def _names(self) -> tuple[str, str]:
+        return (self.a, self.b) if self.a != self.b else (f"{self.a} (a)", f"{self.b} (b)")
+
     def _columns(self) -> tuple[str, ...]:
-        names = (self.a, self.b) if self.a != self.b else (f"{self.a} (a)", f"{self.b} (b)")
-        return ("times", "position", "what", *names, "params", "macs", "field")
+        return ("times", "position", "what", *self._names(), "params", "macs", "field")
 
     def _lines(self) -> list[tuple[object, ...]]:
         lines: list[tuple[object, ...]] = [
@@ -143,20 +147,25 @@ class Comparison:
         return [*lines, ("", "total", "", "", "", _signed(pb - pa), _signed(mb - ma), _arrow(self.field))]
 
     def _title(self) -> str:
+        a, b = self._names()
         if not self.rows:
-            return f"{self.a} and {self.b} compute the same: no difference"
+            return f"{a} and {b} compute the same: no difference"
         n = len(self.rows)
         return (
-            f"{self.a} and {self.b}: {n} difference{'s' * (n != 1)}; {self.params[0]:,} and {self.params[1]:,} "
-            f"parameters, {self.macs[0]:,} and {self.macs[1]:,} multiply-adds; what follows is {self.b} less {self.a}"
+            f"{a} and {b}: {n} difference{'s' * (n != 1)}; {self.params[0]:,} and {self.params[1]:,} parameters, "
+            f"{self.macs[0]:,} and {self.macs[1]:,} multiply-adds; params and macs in the table are {b} less {a}"
         )
 
     _RIGHT = ("times", "params", "macs", "field")
 
     def __repr__(self) -> str:
+        if not self.rows:
+            return self._title()
         return tables.text(self._title(), self._columns(), self._lines(), right=self._RIGHT)
 
     def _repr_html_(self) -> str:
+        if not self.rows:
+            return f"<p>{escape(self._title())}</p>"
         return tables.html(self._title(), self._columns(), self._lines(), right=self._RIGHT)
 
 
@@ -166,8 +175,8 @@ def compare(a: str | nn.Module, b: str | nn.Module, input_shape: tuple[int, int,
     Without `input_shape`, each network of the zoo is read at its paper's size, and another at that of its partner.
     The networks are left as they were. ValueError for an unknown name or a shape that does not fit.
 
-    >>> [(row.position, row.what, row.in_a, row.in_b) for row in compare("densenet40_k12", "densenet40_k12_2k")]
-    [('features.conv0', 'width', '16', '24')]
+    >>> [(row.position, row.what, row.in_a, row.in_b) for row in compare("zfnet", "zfnet_wide")][0]
+    ('conv3', 'width', '384', '512')
     """
     shapes = [input_shape or _own_shape(network) for network in (a, b)]
     if shapes == [None, None]:
@@ -188,8 +197,14 @@ def compare(a: str | nn.Module, b: str | nn.Module, input_shape: tuple[int, int,
 def _own_shape(network: str | nn.Module) -> tuple[int, int, int] | None:
     if isinstance(network, str):
         return card(network).input_shape
-    guards = [hook for hook in getattr(network, "_forward_pre_hooks", {}).values() if isinstance(hook, InputGuard)]
-    return (guards[0].channels, *guards[0].size) if guards else None
+    guard = _guard(network)
+    return (guard.channels, *guard.size) if guard else None
+
+
+def _guard(network: nn.Module) -> InputGuard | None:
+    """What `zoo.build` hung on a network, which knows its name and size."""
+    hooks = getattr(network, "_forward_pre_hooks", {}).values()
+    return next((hook for hook in hooks if isinstance(hook, InputGuard)), None)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -219,7 +234,7 @@ class Layer:
 
     @property
     def words(self) -> str:
-        if self.kind == "activation":
+        if "function" in self.numbers:
             return ", ".join(self.numbers.values())
         return " ".join([self.kind.replace("_", " "), ", ".join(map(" ".join, self.numbers.items()))]).strip()
 
@@ -241,13 +256,21 @@ class Side:
 
 def _read(network: str | nn.Module, shape: tuple[int, int, int]) -> Side:
     if isinstance(network, str):
-        name = card(network).name
-        with torch.device("meta"):
-            model = build(name)
-    else:
-        name, model = type(network).__name__, network
+        return _read_entry(card(network).name, check_input_shape(shape))
+    guard = _guard(network)
+    return _side(guard.name if guard else type(network).__name__, network, shape)
+
+
+@functools.lru_cache(maxsize=32)
+def _read_entry(name: str, shape: tuple[int, int, int]) -> Side:
+    with torch.device("meta"):
+        model = build(name)
+    return _side(name, model, shape)
+
+
+def _side(name: str, model: nn.Module, shape: tuple[int, int, int]) -> Side:
     graph = trace(model, shape)
-    costs, fields = cost(model, shape), fields_of(graph)
+    costs, fields = costs_of(graph), fields_of(graph)
     final = fields.final.size if fields.final_name else None
     layers = _layers(graph, {row.name: (row.params, row.macs) for row in costs}, fields)
     return Side(name, layers, costs.params, costs.macs, _worst(final))
@@ -276,25 +299,24 @@ def _layers(graph: Graph, costs: dict[str, tuple[int, int]], fields: FieldTable)
         commutes = node.op in _COMMUTATIVE
         sources = tuple(sorted(sources)) if commutes else sources
         extent = (node.shape or ())[1:]
-        layers.append(Layer(node.name, kind, numbers, extent, sources, commutes, *carried, size_of.get(node.name)))
+        name = node.name if len(group) == 1 else node.module
+        layers.append(Layer(name, kind, numbers, extent, sources, commutes, *carried, size_of.get(node.name)))
         carried = [0, 0]
     rest = [sum(column) for column in zip((0, 0), carried, *waiting.values())]
     if any(rest):
-        numbers = {"parameters": f"{rest[0]:,}"}
-        layers.append(Layer("not used in evaluation", "unused", numbers, (), (), False, *rest, None))
+        numbers = {"unused parameters": f"{rest[0]:,}"}
+        layers.append(Layer("auxiliary", "unused", numbers, (), (), False, *rest, None))
     return tuple(layers)
 
 
 def _canonical(graph: Graph) -> list[Node]:
     """All nodes that the output depends on, sources first, in an order that does not depend on which branch runs first:
     in front of a sum, the longer branch; in front of a concatenation, the first."""
-    depth: dict[str, int] = {}
-    digest: dict[str, str] = {}
+    rank: dict[str, tuple[int, str, str]] = {}  # less the length of the branch, its kinds, its numbers
     for node in graph:
-        depth[node.name] = 1 + max((depth[i] for i in node.inputs), default=0)
-        below = [digest[i] for i in node.inputs]
-        content = (node.kind, node.shape, sorted(map(str, node.attrs.items())), sorted(below))
-        digest[node.name] = hashlib.sha256(repr(content).encode()).hexdigest()
+        lengths, kinds, numbers = zip(*[rank[i] for i in node.inputs]) if node.inputs else ((0,), (), ())
+        structure = (node.kind, *sorted(kinds))
+        rank[node.name] = (min(lengths) - 1, _digest(structure), _digest((structure, node.attrs, sorted(numbers))))
     order: dict[str, Node] = {}
     stack = [(graph.output, False)]
     while stack:
@@ -306,10 +328,14 @@ def _canonical(graph: Graph) -> list[Node]:
             continue
         inputs = list(dict.fromkeys(node.inputs))
         if node.op in _COMMUTATIVE:
-            inputs.sort(key=lambda name: (-depth[name], digest[name]))
+            inputs.sort(key=rank.__getitem__)
         stack.append((node, True))
         stack += [(graph[name], False) for name in reversed(inputs) if name not in order]
     return list(order.values())
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(repr(content).encode()).hexdigest()
 
 
 def _groups(graph: Graph) -> dict[str, tuple[Node, ...]]:
@@ -345,11 +371,13 @@ def _changes_nothing(node: Node, graph: Graph) -> bool:
     if node.kind in _PLUMBING or not node.live:
         return True
     if node.kind == "dropout":
-        return node.attrs["p"] == 0
+        # Some networks leave stochastic depth out of evaluation altogether, others run it as nothing.
+        return node.attrs["p"] == 0 or node.op == "stochastic_depth"
+    if node.kind == "cat":
+        readers = graph.successors(node.name)
+        return [(r.kind, r.attrs.get("dim")) for r in readers] == [("cat", node.attrs["dim"])]
     if node.kind.startswith("adaptive_"):
         return tuple(node.attrs["input_size"]) == tuple(node.attrs["output_size"])
-    if node.kind == "mean":
-        return False
     return False
 
 
@@ -417,7 +445,7 @@ def _numbers(node: Node, graph: Graph) -> dict[str, str]:
     if kind in ("max_pool", "avg_pool"):
         window = {k: v for k, v in _window(a).items() if (k, v) not in (("padding", "0"), ("dilation", "1"))}
         divisor = {} if a["divisor"] is None else {"divisor": str(a["divisor"])}
-        return window | ({"rounding": "up"} if a["ceil_mode"] else {}) | divisor
+        return window | ({"rounding": "up"} if _rounds_up(node, graph) else {}) | divisor
     if kind.startswith("adaptive_"):
         return {"output": listed(a["output_size"])}
     if kind == "activation":
@@ -432,7 +460,18 @@ def _numbers(node: Node, graph: Graph) -> dict[str, str]:
     if kind in ("add", "mul", "elementwise"):
         step = _step(node, graph)
         return {"operation": step} if step not in ("add", "mul", "iadd", "imul") else {}
-    return {k: _plain(v) for k, v in a.items()}
+    if kind == "matmul":
+        return {}
+    if kind == "attention":
+        return {"heads": str(a["heads"])} | ({"width": str(a["embed_dim"])} if "embed_dim" in a else {})
+    return {k: _plain(v) for k, v in a.items() if v is not False}
+
+
+def _rounds_up(node: Node, graph: Graph) -> bool:
+    """Whether a pooling window that starts inside hangs over the end, at this size of image."""
+    a, before = node.attrs, graph[node.inputs[0]].shape or ()
+    extents = zip(before[1:], a["kernel"], a["stride"], a["padding"], a["dilation"])
+    return a["ceil_mode"] and any((n + sum(pads) - d * (k - 1) - 1) % s for n, k, s, pads, d in extents)
 
 
 def _other_numbers(node: Node, graph: Graph) -> dict[str, str]:
@@ -477,6 +516,7 @@ def _worst(size: Any) -> float | None:
 
 _GAP = 1000
 _IMPOSSIBLE = 2 * _GAP + 1  # dearer than two gaps
+_REACH = 4  # places that a layer may stand apart and still count as moved
 
 
 def _cost(a: Layer, b: Layer) -> int:
@@ -484,8 +524,7 @@ def _cost(a: Layer, b: Layer) -> int:
     if a.kind != b.kind:
         family = _FAMILIES.get(a.kind)
         return 1200 if family and family == _FAMILIES.get(b.kind) else _IMPOSSIBLE
-    labels = a.numbers.keys() | b.numbers.keys()
-    return min(900, 250 * sum(a.numbers.get(label) != b.numbers.get(label) for label in labels))
+    return min(900, 250 * len(_labels(a, b)))
 
 
 def _aligned(a: tuple[Layer, ...], b: tuple[Layer, ...]) -> list[tuple[int | None, int | None]]:
@@ -560,19 +599,20 @@ def _rows(a: Side, b: Side) -> list[Row]:
         elif _rewired(x, y, partner, reverse):
             row = {"what": "wiring", "words": (_reads(x, a), _reads(y, b))}
         if row:
-            rows.append({"names": (x.name if x else None, y.name if y else None), "params": 0, "macs": 0, **row})
-            rows[-1]["fields"] = (x.field if x else None, y.field if y else None)
+            place = {"names": (x.name if x else None, y.name if y else None)}
+            place["fields"] = (x.field if x else None, y.field if y else None)
+            rows.append({"params": 0, "macs": 0, **place, **row})
         if rows:
             rows[-1]["params"] += params
             rows[-1]["macs"] += macs
             params = macs = 0
-    return [row for row in rows if row["what"]]
+    return rows
 
 
 def _changed(x: Layer, y: Layer) -> Row:
     if x.kind != y.kind:
         return {"what": _FAMILIES[x.kind], "words": (x.words, y.words)}
-    labels = [k for k in dict.fromkeys([*x.numbers, *y.numbers]) if x.numbers.get(k) != y.numbers.get(k)]
+    labels = _labels(x, y)
     unsaid = {"groups": "1", "dilation": "1", "padding": "0", "rounding": "down", "bias": "yes", "affine": "yes"}
     given = [[side.numbers.get(label, unsaid.get(label, ABSENT)) for label in labels] for side in (x, y)]
     if len(labels) == 1:
@@ -581,6 +621,11 @@ def _changed(x: Layer, y: Layer) -> Row:
         "what": ", ".join(labels),
         "words": tuple(", ".join(f"{label} {value}" for label, value in zip(labels, side)) for side in given),
     }
+
+
+def _labels(x: Layer, y: Layer) -> list[str]:
+    """The numbers in which two layers of one kind differ."""
+    return [k for k in dict.fromkeys([*x.numbers, *y.numbers]) if x.numbers.get(k) != y.numbers.get(k)]
 
 
 def _rewired(x: Layer, y: Layer, partner: dict[int, int], reverse: dict[int, int]) -> bool:
@@ -595,35 +640,52 @@ def _reads(layer: Layer, side: Side) -> str:
     return "reads " + ", ".join(side.layers[i].name for i in layer.sources)
 
 
-def _moves(pairs: list[tuple[int | None, int | None]], a: tuple[Layer, ...], b: tuple[Layer, ...]) -> dict[int, Row]:
-    """A layer that is missing here and there again a few layers on has changed its place: one row for both gaps.
+def _moves(
+    pairs: list[tuple[int | None, int | None]], a: tuple[Layer, ...], b: tuple[Layer, ...]
+) -> dict[int, Row | None]:
+    """Layers that are missing here and there again a few places on were moved: one row for all gaps of such a stretch,
+    at its first pair, and None at the other gaps."""
 
-    The second gap gets a row that says nothing, which only collects what follows from it.
-    """
-    moves: dict[int, Row] = {}
-    for p, (i, j) in enumerate(pairs):
-        if (i is None) == (j is None) or p in moves:
+    def lone(at: int) -> tuple[int, Layer] | None:
+        """Which of the two has a layer in a gap, and the layer."""
+        i, j = pairs[at]
+        if i is not None and j is not None:
+            return None
+        return (0, a[i]) if i is not None else (1, b[j])
+
+    found: list[tuple[int, int, tuple[Layer, Layer]]] = []
+    taken: set[int] = set()
+    for p in range(len(pairs)):
+        here = lone(p)
+        if here is None or p in taken:
             continue
-        for q in range(p + 1, min(p + 5, len(pairs))):
-            k, m = pairs[q]
-            gap = (
-                q not in moves
-                and ((k is None and i is not None) or (m is None and j is not None))
-                and (k, m) != (None, None)
-            )
-            if not gap:
-                continue
-            one, other = (a[i], b[m]) if i is not None else (a[k], b[j])
-            if one.key == other.key:
-                window = pairs[p : q + 1]
-                words = tuple(
-                    ", ".join(side[s].kind.replace("_", " ") for s in column if s is not None)
-                    for side, column in zip((a, b), zip(*window))
-                )
-                names = (a[i].name if i is not None else a[k].name, b[j].name if j is not None else b[m].name)
-                moves[p] = {"what": "order", "words": words, "names": names}
-                moves[q] = {"what": "", "words": ("", "")}
-                break
+        choices = []
+        for q in range(p + 2, min(p + 1 + _REACH, len(pairs))):
+            there = lone(q)
+            passed = any(None not in pair for pair in pairs[p:q])
+            if there and passed and q not in taken and there[0] != here[0] and there[1].kind == here[1].kind:
+                choices.append((there[1].key != here[1].key, q, there[1]))
+        if choices:
+            _, q, layer = min(choices, key=lambda choice: choice[:2])
+            taken |= {p, q}
+            found.append((p, q, (here[1], layer) if here[0] == 0 else (layer, here[1])))
+    moves: dict[int, Row | None] = {}
+    while found:
+        p, q, first = found.pop(0)
+        moved = [first]
+        while found and found[0][0] < q:
+            _, end, other = found.pop(0)
+            q = max(q, end)
+            moved.append(other)
+        words = []
+        for side, layers in enumerate((a, b)):
+            stretch = [layers[pair[side]] for pair in pairs[p : q + 1] if pair[side] is not None]
+            changed = [two[side].name for two in moved if two[0].key != two[1].key]
+            words.append(", ".join(s.words if s.name in changed else s.kind.replace("_", " ") for s in stretch))
+        labels = dict.fromkeys(label for two in moved for label in _labels(*two))
+        row = {"what": ", ".join(["order", *labels]), "words": tuple(words)}
+        row |= {"names": tuple(s.name for s in first), "fields": tuple(s.field for s in first)}
+        moves |= {at: None for at in taken if p < at <= q} | {p: row}
     return moves
 
 
