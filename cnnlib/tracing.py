@@ -163,6 +163,15 @@ def _complaint(scope: str, operation: str, args: Any, error: BaseException) -> s
     return f"{where} cannot take {_shapes(args)}: {_sentence(error)}"
 
 
+def _run_leaf(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+    """A layer's result. Batch norm with stored statistics keeps the shape, and torch takes 1 ms on meta to find that out."""
+    if isinstance(module, nn.BatchNorm2d) and not module.training and module.running_mean is not None and not kwargs:
+        x = args[0]
+        if x.is_meta and x.ndim == 4 and x.shape[1] == module.num_features:
+            return torch.empty_like(x)  # not x itself: a recording tells values apart by their identity
+    return module.forward(*args, **kwargs)
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # The first way: torch.fx
 
@@ -251,7 +260,7 @@ def symbolic(model: nn.Module, x: Tensor) -> tuple[fx.Graph, dict[str, Tensor]]:
 
 def _evaluate(node: fx.Node, args: tuple, kwargs: dict[str, Any], modules: dict[str, nn.Module]) -> Any:
     if node.op == "call_module":
-        return modules[node.target].forward(*args, **kwargs)
+        return _run_leaf(modules[node.target], args, kwargs)
     if node.op == "call_method":
         return getattr(args[0], node.target)(*args[1:], **kwargs)
     home = (getattr(node.target, "__module__", None) or "torch").split(".")[0]
@@ -378,7 +387,7 @@ class _Recorder(TorchFunctionMode):
                 return module.forward(*args, **kwargs)
             self._in_leaf = True
             try:
-                result = module.forward(*args, **kwargs)
+                result = _run_leaf(module, args, kwargs)
             except Exception as error:
                 self.complaint = (error, _complaint(path, type(module).__name__, (args, kwargs), error))
                 raise

@@ -60,6 +60,19 @@ class Residual(nn.Module):
         return self.relu(out)
 
 
+class PreActivation(nn.Module):
+    """The shortcut leaves before the normalisation, whose result has the same shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(3)
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.drop = nn.Dropout()
+
+    def forward(self, x):
+        return self.conv(self.drop(F.relu(self.bn(x)))) + x
+
+
 class Branches(nn.Module):
     """Which branch runs depends on the size of the image: torch.fx cannot follow."""
 
@@ -179,12 +192,12 @@ def test_both_ways_of_tracing_find_the_same_operations():
             assert bool(x.shape[0] > 0)  # torch.fx stops here
             return self.inner(x)
 
-    for name, shape in [("lenet5_1998", (1, 32, 32)), ("lenet5", (1, 32, 32))]:
-        inner = cnnlib.build(name)
+    lenets = [(cnnlib.build(name), (1, 32, 32)) for name in ("lenet5_1998", "lenet5")]
+    for inner, shape in [*lenets, (small_net(), (3, 8, 8)), (PreActivation(), (3, 8, 8))]:
         ways = [trace(way(inner), shape) for way in (Plain, Checked)]
         assert [graph.source for graph in ways] == ["fx", "recorded"]
         symbolic, recorded = (
-            [(n.name, n.kind, n.shape, n.params) for n in graph if n.kind not in ("parameter", "constant")]
+            [(n.name, n.kind, n.shape, n.params, n.inputs) for n in graph if n.kind not in ("parameter", "constant")]
             for graph in ways
         )
         assert symbolic == recorded

@@ -210,6 +210,8 @@ class State:
     @property
     def positional(self) -> bool:
         """Whether the value is a map or a sequence of positions, not one value nor flattened with the channels."""
+        if len(self.layout) < 3:
+            return False
         for a in (0, 1):
             if not self.homes(a):
                 return False
