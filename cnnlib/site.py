@@ -103,19 +103,18 @@ def filled(path: Path, runs: Sequence[Run]) -> str:
 def lecture_cards(runs: Sequence[Run]) -> str:
     """A card for each lecture that exists: its title, and the question that it starts from, linked to its page.
 
-    The question is `cnnlib.question` of the notebook's metadata.
+    The question is the first paragraph under the title, or `cnnlib.question` of the notebook's metadata.
     """
     lines = ["::::{grid} 1 1 2 2", ":gutter: 3", ""]
     for run in runs:
         notebook = notebooks.read(home() / "book" / f"{run.lecture}.ipynb")
-        question = notebook.metadata.get("cnnlib", {}).get("question", "")
         lines += [
             f":::{{grid-item-card}} {title(notebook)}",
             f":link: {run.lecture}",
             ":link-type: doc",
             ":class-card: lecture",
         ]
-        lines += ["", question, ":::", ""]
+        lines += ["", question(notebook), ":::", ""]
     return "\n".join([*lines, "::::", ""]) if runs else ""
 
 
@@ -123,6 +122,15 @@ def title(notebook: Any) -> str:
     """The first heading of a notebook."""
     lines = [line for cell in notebook.cells if cell.cell_type == "markdown" for line in cell.source.splitlines()]
     return next((line.removeprefix("# ").strip() for line in lines if line.startswith("# ")), "(without a title)")
+
+
+def question(notebook: Any) -> str:
+    """What the lecture starts from, in one paragraph of Markdown."""
+    text = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    paragraphs = [
+        part.strip() for part in text.split("\n\n") if part.strip() and not part.lstrip().startswith(("#", "("))
+    ]
+    return notebook.metadata.get("cnnlib", {}).get("question") or next(iter(paragraphs), "").replace("\n", " ")
 
 
 def draw_front(path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from cnnlib import notebooks
+from cnnlib import notebooks, site
 
 ROOT = Path(__file__).resolve().parent.parent
 FRESH = ROOT / "_build" / "src" / "book"
@@ -47,13 +47,10 @@ def test_a_lecture_shows_nothing_of_the_machine_that_ran_it(path):
 
 
 @every_lecture
-def test_a_lecture_has_a_smaller_profile_for_tests_and_says_its_question(path):
-    notebook = notebooks.read(path)
-    assert len(notebook.metadata.get("cnnlib", {}).get("question", "")) > 20, (
-        "metadata cnnlib.question is what the front page shows"
-    )
-    for profile in notebooks.PROFILES:
-        assert set(notebooks.overrides(notebook, profile)) <= set(notebooks.parameters(notebook))
+def test_a_lecture_starts_from_a_question_that_fits_on_a_card(path):
+    asked = site.question(notebooks.read(path))
+    assert "?" in asked
+    assert len(asked) < 500, "give a shorter one in the notebook's metadata, cnnlib.question"
 
 
 @every_lecture
