@@ -324,6 +324,21 @@ def test_what_every_position_reads_sees_the_whole_image():
     assert receptive_field(network("swin_t"), (3, 224, 224)).final.size == math.inf
 
 
+def test_one_pixel_that_meets_a_pooled_value_sees_the_whole_image():
+    class Net(nn.Module):
+        def forward(self, x):
+            return x[:, :, 0, 0] * x.mean((2, 3))
+
+    class Gate(nn.Module):
+        def forward(self, x):
+            return x * F.adaptive_avg_pool2d(x, 1)
+
+    assert receptive_field(Net(), (2, 6, 6))["mul"].size == math.inf
+    assert receptive_field(Gate(), (2, 6, 6)).final.size == math.inf
+    # The gate is one even where the map has a single position.
+    assert receptive_field(Gate(), (2, 1, 1)).final.size == math.inf
+
+
 def test_channels_last_and_shuffled_channels_are_followed():
     class Net(nn.Module):
         def __init__(self):

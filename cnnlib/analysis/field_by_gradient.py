@@ -3,9 +3,10 @@
 The network is run once more from its traced graph, with what could hide a dependence taken out: all weights positive
 and divided by their fan-in, in float64; normalisation, dropout and activation functions left away; max pooling as mean
 over the same windows. Each axis of the image is probed on a strip that is longer than twice the field and one pixel
-wide; windows are cut to that axis. Going backward, gradients are set to one wherever they
-are not zero, so that deep networks neither overflow nor fade out. Nothing here reads the sizes that
-`fields` derives, except to choose how long the first strip is; a strip that turns out too short is doubled.
+wide, with windows cut to that axis; where they cannot be cut, because borders and crops must match, the strip is as wide
+as the image. Going backward, gradients are set to one wherever they are not zero, so that deep networks neither overflow
+nor fade out. Nothing here reads the sizes that `fields` derives, except to choose how long the first strip is; a strip
+that turns out too short is doubled.
 """
 
 from __future__ import annotations

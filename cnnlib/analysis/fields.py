@@ -573,7 +573,7 @@ def _joined(node: Node, states: list[State], names: list[str], along: int | None
             (n < extent or (state.pooled == 2 and joined.pooled < 2)) and not side_by_side
             for state, (_, n) in zip(states, here)
         ]
-        maps = [state.axes[a] for state, other in zip(states, spread) if not other]
+        maps = [state.axes[a] for state, other in zip(states, spread) if not other] or [s.axes[a] for s in states]
         axis = maps[0]
         for other in maps[1:]:
             track, reason = (axis.track, "") if other.track == axis.track else axis.track.union(other.track, extent)
