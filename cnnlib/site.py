@@ -21,7 +21,7 @@ from cnnlib import notebooks
 from cnnlib.notebooks import Run, home, repository_url
 
 RUNS, LECTURES = "<!-- runs -->", "<!-- lectures -->"
-FRONT = ("alexnet", "zfnet", "vgg_d", "googlenet", "inception_v3", "resnet152", "xception", "densenet121")
+FRONT = ("alexnet", "zfnet", "vgg_d", "googlenet", "inception_v3", "resnet152", "densenet121")
 BUILDERS = ("jupyter-book", "sphinx", "myst-nb", "sphinx-book-theme", "pydata-sphinx-theme", "sphinx-design")
 
 
