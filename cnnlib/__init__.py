@@ -15,6 +15,7 @@ _EXPORTS = {
     "list_models": "cnnlib.models.zoo",
     "build": "cnnlib.models.zoo",
     "card": "cnnlib.models.zoo",
+    "load_pretrained": "cnnlib.models.pretrained",
     "trace": "cnnlib.graph",
     "load_data": "cnnlib.data",
     "fit": "cnnlib.training",

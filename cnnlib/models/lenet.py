@@ -49,14 +49,17 @@ def target_bitmaps() -> Tensor:
 
 
 class ScaledTanh(nn.Module):
-    """(...) -> (...): 1.7159 tanh(2x/3), so that f(1) = 1 and f(-1) = -1 (appendix A)."""
+    """(...) -> (...): 1.7159 tanh(2x/3); f(1) = 1 and f(-1) = -1 (appendix A)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 1.7159 * torch.tanh(2 / 3 * x)
 
 
 class Subsampling(nn.Module):
-    """(N, C, H, W) -> (N, C, H/2, W/2): coefficient * (sum of a 2x2 window) + bias, one pair a map (layers S2 and S4)."""
+    """(N, C, H, W) -> (N, C, H/2, W/2): coefficient * (sum of 2x2) + bias.
+
+    One coefficient and one bias a map (layers S2 and S4).
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -69,41 +72,49 @@ class Subsampling(nn.Module):
 
 
 class PartialConv2d(nn.Module):
-    """(N, C, H, W) -> (N, len(sees), H-k+1, W-k+1): output map i is a convolution of the input maps `sees[i]` alone.
+    """(N, C, H, W) -> (N, len(sees), H-k+1, W-k+1), a convolution with gaps.
 
-    Maps that see equally many inputs stand together in `sees` and are computed as one grouped convolution. In training the
-    same sums are one dense convolution whose other kernels are zero: on a CPU that is fifteen times faster.
+    Output map i sees the input maps `sees[i]` and no others. Maps that see equally
+    many stand together in `sees` and are one grouped convolution. In training the
+    same sums are one dense convolution whose other kernels are zero: on a CPU that
+    is fifteen times faster.
     """
 
     def __init__(self, sees: tuple[tuple[int, ...], ...], kernel_size: int) -> None:
         super().__init__()
         self.convs = nn.ModuleList()
-        for fan in sorted({len(maps) for maps in sees}):
-            members = [maps for maps in sees if len(maps) == fan]
-            self.convs.append(nn.Conv2d(fan * len(members), len(members), kernel_size, groups=len(members)))
-            order = torch.tensor([channel for maps in members for channel in maps])
-            self.register_buffer(f"inputs{fan}", order, persistent=False)
         self.fans = sorted({len(maps) for maps in sees})
-        channels = max(max(maps) for maps in sees) + 1
+        for fan in self.fans:
+            members = [maps for maps in sees if len(maps) == fan]
+            group = (fan * len(members), len(members), kernel_size)
+            self.convs.append(nn.Conv2d(*group, groups=len(members)))
+            order = [channel for maps in members for channel in maps]
+            self._constant(f"inputs{fan}", order)
+        channels = max(map(max, sees)) + 1
         self.dense_shape = (len(sees), channels, kernel_size, kernel_size)
-        links = torch.tensor([i * channels + channel for i, maps in enumerate(sees) for channel in maps])
-        self.register_buffer("links", links, persistent=False)
+        pairs = [(i, channel) for i, maps in enumerate(sees) for channel in maps]
+        self._constant("links", [i * channels + channel for i, channel in pairs])
+
+    def _constant(self, name: str, values: list[int]) -> None:
+        self.register_buffer(name, torch.tensor(values), persistent=False)
 
     def dense_weight(self) -> Tensor:
-        """(len(sees), C, k, k): the kernels of all pairs of maps, zero where an output map does not see an input map."""
+        """(len(sees), C, k, k): all kernels, zero where a map is not seen."""
         kernels = torch.cat([conv.weight.flatten(0, 1) for conv in self.convs])
         empty = kernels.new_zeros(self.dense_shape).flatten(0, 1)
         return empty.index_copy(0, self.links, kernels).view(self.dense_shape)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
-            return F.conv2d(x, self.dense_weight(), torch.cat([conv.bias for conv in self.convs]))
-        seen = [x.index_select(1, getattr(self, f"inputs{fan}")) for fan in self.fans]
+            bias = torch.cat([conv.bias for conv in self.convs])
+            return F.conv2d(x, self.dense_weight(), bias)
+        inputs = [getattr(self, f"inputs{fan}") for fan in self.fans]
+        seen = [x.index_select(1, maps) for maps in inputs]
         return torch.cat([conv(maps) for conv, maps in zip(self.convs, seen)], dim=1)
 
 
 class RBFOutput(nn.Module):
-    """(N, 84) -> (N, 10): y_i = sum_j (x_j - w_ij)^2, the squared distance to each class's bitmap; the smallest wins."""
+    """(N, 84) -> (N, 10): y_i = sum_j (x_j - w_ij)^2; the smallest wins."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,17 +125,8 @@ class RBFOutput(nn.Module):
 
 
 def lenet5_1998(num_classes: int = 10, in_channels: int = 1) -> nn.Sequential:
-    """(N, 1, 32, 32) -> (N, 10): the net of 1998; its outputs are distances, so the *smallest* is the answer."""
-    if num_classes != 10:
-        raise ValueError(
-            f"lenet5_1998 has exactly 10 classes, since its output compares F6 with ten drawn digits; got "
-            f"num_classes={num_classes}; build('lenet5', num_classes={num_classes}) has linear outputs"
-        )
-    if in_channels != 1:
-        raise ValueError(
-            f"lenet5_1998 reads grey images (1 input channel), got in_channels={in_channels}; "
-            f"build('lenet5', in_channels={in_channels}) may be changed"
-        )
+    """(N, 1, 32, 32) -> (N, 10): distances, of which the *smallest* is the answer."""
+    _check_1998(num_classes, in_channels)
     model = nn.Sequential(
         OrderedDict(
             c1=nn.Sequential(nn.Conv2d(1, 6, 5), ScaledTanh()),
@@ -137,6 +139,19 @@ def lenet5_1998(num_classes: int = 10, in_channels: int = 1) -> nn.Sequential:
         )
     )
     return model.apply(_init_1998)
+
+
+def _check_1998(num_classes: int, in_channels: int) -> None:
+    if num_classes != 10:
+        raise ValueError(
+            f"lenet5_1998 has exactly 10 classes, since its output compares F6 with ten drawn digits; got "
+            f"num_classes={num_classes}; build('lenet5', num_classes={num_classes}) has linear outputs"
+        )
+    if in_channels != 1:
+        raise ValueError(
+            f"lenet5_1998 reads grey images (1 input channel), got in_channels={in_channels}; "
+            f"build('lenet5', in_channels={in_channels}) may be changed"
+        )
 
 
 def _init_1998(module: nn.Module) -> None:
