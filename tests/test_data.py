@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnnlib.data import (
+    Batches,
     Cutout,
     DataSet,
     HorizontalFlip,
@@ -428,7 +429,24 @@ def test_every_crop_equals_the_slice_of_the_padded_image(n, channels, height, wi
     )
     assert torch.equal(crop(x, offsets, padding), wanted)
     # the way that other devices take
-    assert torch.equal(augment._crop_by_gather(padded, offsets, x.shape), wanted)
+    assert torch.equal(augment._cut_by_gather(padded, torch.arange(n), offsets, (height, width)), wanted)
+
+
+@pytest.mark.parametrize(
+    "steps", [(), (HorizontalFlip(),), (RandomCrop(2), HorizontalFlip(), Cutout(3)), (Cutout(3), RandomCrop(1))]
+)
+@pytest.mark.parametrize("mirrored_up_to", [0, 2**30])
+def test_batches_are_what_one_step_after_the_other_makes(steps, mirrored_up_to, monkeypatch):
+    monkeypatch.setattr(Batches, "MIRRORED_UP_TO", mirrored_up_to)
+    x = images()
+    batches = Batches(x, steps)
+    for seed in range(5):
+        places = torch.randint(0, 16, (9,), generator=torch.Generator().manual_seed(seed))
+        one_by_one = x[places]
+        generator = torch.Generator().manual_seed(seed)
+        for step in steps:
+            one_by_one = step(one_by_one, generator)
+        assert torch.equal(batches(places, torch.Generator().manual_seed(seed)), one_by_one)
 
 
 def test_a_crop_keeps_a_gradient():
@@ -443,6 +461,7 @@ def test_a_flip_mirrors_the_chosen_images_only():
     assert torch.equal(flipped[which], x[which].flip(3))
     assert torch.equal(flipped[~which], x[~which])
     assert torch.equal(flip(flipped, which), x)
+    assert torch.equal(flip(x.bfloat16(), which), flipped.bfloat16())
 
 
 def test_cutout_blanks_the_square_and_nothing_else():

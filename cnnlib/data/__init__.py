@@ -4,10 +4,11 @@ Images are uint8 (N, C, H, W), labels int64 (N,). `load_data("fashion_mnist_mini
 looked for in `cnnlib.paths.cache_dir()` and fetched there once.
 """
 
-from cnnlib.data.augment import Cutout, HorizontalFlip, Preprocess, RandomCrop, crop, cutout, flip
+from cnnlib.data.augment import Batches, Cutout, HorizontalFlip, Preprocess, RandomCrop, crop, cutout, flip
 from cnnlib.data.sets import DataSet, Split, list_data, load_data
 
 __all__ = [
+    "Batches",
     "Cutout",
     "DataSet",
     "HorizontalFlip",

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnlib.data import DataSet, Preprocess, Split
+from cnnlib.data import Batches, DataSet, Preprocess, Split
 from cnnlib.training import checkpoint as checkpoints
 from cnnlib.training.parts import CrossEntropy
 from cnnlib.training.recipe import Recipe
@@ -209,6 +209,7 @@ def _fit(model: nn.Module, data: DataSet, recipe: Recipe, plan: Plan, path: Path
     if recipe.train_images is not None:
         train = train.subset(recipe.train_images, seed=0)
     train = train.to(plan.device)
+    cut = Batches(train.images, recipe.augment)
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = recipe.optimizer(weights, recipe.lr, recipe.weight_decay, plan.fused)
     randomness = _Randomness(recipe.seed, plan.device)
@@ -235,7 +236,7 @@ def _fit(model: nn.Module, data: DataSet, recipe: Recipe, plan: Plan, path: Path
         for epoch in range(len(history) + 1, recipe.epochs + 1):
             model.train()
             with randomness.own(), plan.reproducible():
-                record = _one_epoch(model, train, test, recipe, plan, optimizer, randomness.order, epoch)
+                record = _one_epoch(model, train, cut, test, recipe, plan, optimizer, randomness.order, epoch)
             history.append(record)
             if path is not None:
                 state = {
@@ -252,6 +253,7 @@ def _fit(model: nn.Module, data: DataSet, recipe: Recipe, plan: Plan, path: Path
 def _one_epoch(
     model: nn.Module,
     train: Split,
+    cut: Batches,
     test: Split,
     recipe: Recipe,
     plan: Plan,
@@ -268,10 +270,8 @@ def _one_epoch(
         lr = recipe.lr_at(epoch - 1 + step / len(batches), 1 / len(batches))
         for group in optimizer.param_groups:
             group["lr"] = lr
-        images, labels = train.images[batch], train.labels[batch]
-        for augment in recipe.augment:
-            images = augment(images, order)
-        x = plan.images(recipe.preprocess(images))
+        x = plan.images(recipe.preprocess(cut(batch, order)))
+        labels = train.labels[batch]
         with plan.autocast():
             output = model(x)
         output = output.float()
