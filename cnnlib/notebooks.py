@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import re
+import signal
 import sys
 import tempfile
 import threading
@@ -21,7 +22,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -414,9 +415,25 @@ def run(
         path, notebook, record = job
         runs[path] = _execute_into(notebook, record, out / path.name, progress)
 
-    with ThreadPoolExecutor(max_workers=jobs or min(2, os.cpu_count() or 1)) as pool:
-        list(pool.map(one, todo))
+    _side_by_side(one, todo, jobs)
     return [runs[path] for path in paths]
+
+
+_KERNELS: set[int] = set()
+
+
+def _side_by_side(work: Callable[[Any], Any], items: Sequence[Any], jobs: int | None) -> list[Any]:
+    """Two lectures at a time, or `jobs`; when interrupted, their kernels end with this process."""
+    with ThreadPoolExecutor(max_workers=jobs or min(2, os.cpu_count() or 1)) as pool:
+        waiting = [pool.submit(work, item) for item in items]
+        try:
+            return [one.result() for one in waiting]
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for kernel in _KERNELS:
+                with suppress(ProcessLookupError):
+                    os.kill(kernel, signal.SIGKILL)
+            raise
 
 
 def _execute_into(notebook: Any, record: Run, target: Path, progress: _Progress) -> Run:
@@ -475,6 +492,8 @@ def execute(
 
         async def start_kernel(self, **options: Any) -> None:
             await super().start_kernel(**{**options, "cwd": str(folder), "stderr": heard, **environment})
+            _KERNELS.add(self.provisioner.pid)
+            stack.callback(_KERNELS.discard, self.provisioner.pid)
 
     source = copy.deepcopy(notebook)
     codes = [number for number, cell in enumerate(source.cells) if cell.cell_type == "code"]
@@ -672,8 +691,7 @@ def refresh(
         progress.done(f"{path.stem}: {word}, {time.monotonic() - begun:.1f} s")
         return path.stem, after != before, None
 
-    with ThreadPoolExecutor(max_workers=jobs or min(2, os.cpu_count() or 1)) as pool:
-        results = list(pool.map(one, paths))
+    results = _side_by_side(one, paths, jobs)
     failed = [name for name, _, wrong in results if wrong]
     if failed:
         raise ValueError(f"not refreshed, see above: {', '.join(failed)}")

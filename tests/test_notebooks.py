@@ -7,8 +7,10 @@ import copy
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -238,6 +240,29 @@ def test_an_executed_copy_says_when_where_and_with_what_it_was_made(executed):
     assert run.started.endswith("+00:00")
     assert run.versions["python"].split(".") == [str(part) for part in sys.version_info[:3]]
     assert os.uname().nodename not in run.machine
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_the_kernels_too(tmp_path):
+    written = tmp_path / "pid"
+    path = saved(
+        tmp_path,
+        "long",
+        lecture(f"import os, time; open({str(written)!r}, 'w').write(str(os.getpid())); time.sleep(600)"),
+    )
+    command = [sys.executable, "-m", "cnnlib", "run", str(path), "--out", str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not written.exists() or not written.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.strip().endswith("stopped")
+    assert "Traceback" not in said
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(written.read_text()), 0)
 
 
 def test_an_older_page_is_not_shown_for_a_lecture_that_now_fails(tmp_path):
