@@ -328,6 +328,7 @@ def fetching(source: Path, log: Path, pause: float) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_two_processes_that_ask_at_once_fetch_once(tiny, tmp_path):
     log = tmp_path / "log"
     processes = [fetching(tiny, log, 0.3) for _ in range(2)]
@@ -337,6 +338,7 @@ def test_two_processes_that_ask_at_once_fetch_once(tiny, tmp_path):
     assert log.read_text() == "fetched\n"
 
 
+@pytest.mark.slow
 def test_a_killed_download_leaves_nothing_that_could_be_taken_for_the_set(tiny, tmp_path, monkeypatch):
     log = tmp_path / "log"
     process = fetching(tiny, log, 30)

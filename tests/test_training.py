@@ -522,6 +522,7 @@ sys.path.insert(0, {tests!r})
 from test_training import *
 
 torch.set_num_threads(1)
+SGD()(small_net().parameters(), 0.1, 0.0, True)  # torch loads much with its first optimiser: here, not in each child
 chance, done = random.Random(0), 0
 for _ in range(10):
     reader, writer = os.pipe()
@@ -545,6 +546,7 @@ print(done)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and kill -9")
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_as_if_it_had_never_stopped(tmp_path):
     """kill -9 at ten random moments, in the midst of training or of writing the checkpoint."""
     recipe = RECIPE.but(epochs=60)
