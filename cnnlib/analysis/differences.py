@@ -80,11 +80,24 @@ class Difference:
     field: tuple[float | None, float | None]
 
 
+@dataclass(frozen=True)
+class Pair:
+    """Two aligned layers, None where a network lacks one, and the number of the row that they belong to.
+
+    `row` is None where the layers are equal; the layers that one row calls moved all have its number.
+    """
+
+    a: Layer | None
+    b: Layer | None
+    row: int | None
+
+
 @dataclass(frozen=True, repr=False)
 class Comparison:
     """The rows of `compare`, in the order of the layers; a pair holds a's value and b's.
 
-    `field` are the receptive fields of the last maps. Iterates its rows; an empty comparison is false.
+    `field` are the receptive fields of the last maps, `pairs` all layers side by side. Iterates its rows; an empty
+    comparison is false.
     """
 
     a: str
@@ -93,6 +106,7 @@ class Comparison:
     params: tuple[int, int]
     macs: tuple[int, int]
     field: tuple[float | None, float | None]
+    pairs: tuple[Pair, ...]
 
     def __iter__(self) -> Iterator[Difference]:
         return iter(self.rows)
@@ -187,11 +201,12 @@ def compare(a: str | nn.Module, b: str | nn.Module, input_shape: tuple[int, int,
     # Where two alignments cost the same, the choice must not depend on who is called a.
     swapped = sides[1].key < sides[0].key
     first, second = reversed(sides) if swapped else sides
-    rows = _rows(first, second)
+    rows, pairs = _rows(first, second)
     if swapped:
         rows = [_mirrored(row) for row in rows]
+        pairs = [Pair(pair.b, pair.a, pair.row) for pair in pairs]
     totals = {name: tuple(getattr(side, name) for side in sides) for name in ("params", "macs", "field")}
-    return Comparison(sides[0].name, sides[1].name, tuple(_difference(row) for row in rows), **totals)
+    return Comparison(sides[0].name, sides[1].name, tuple(_difference(row) for row in rows), **totals, pairs=tuple(pairs))
 
 
 def _own_shape(network: str | nn.Module) -> tuple[int, int, int] | None:
@@ -576,14 +591,15 @@ def _distinct(layers: tuple[Layer, ...]) -> tuple[list[Layer], np.ndarray]:
 Row = dict[str, Any]
 
 
-def _rows(a: Side, b: Side) -> list[Row]:
-    """The rows, with the names, words and sizes of both sides kept apart so that they can be mirrored."""
+def _rows(a: Side, b: Side) -> tuple[list[Row], list[Pair]]:
+    """The rows, with the names, words and sizes of both sides kept apart so that they can be mirrored; all pairs."""
     pairs = _aligned(a.layers, b.layers)
     partner = {i: j for i, j in pairs if i is not None and j is not None}
     reverse = {j: i for i, j in partner.items()}
     moves = _moves(pairs, a.layers, b.layers)
     rows: list[Row] = []
-    params = macs = 0
+    found: list[Pair] = []
+    params = macs = moving = 0
     for at, (i, j) in enumerate(pairs):
         x = a.layers[i] if i is not None else None
         y = b.layers[j] if j is not None else None
@@ -602,11 +618,14 @@ def _rows(a: Side, b: Side) -> list[Row]:
             place = {"names": (x.name if x else None, y.name if y else None)}
             place["fields"] = (x.field if x else None, y.field if y else None)
             rows.append({"params": 0, "macs": 0, **place, **row})
+            moving = len(rows) - 1 if at in moves else moving
+        own = moving if at in moves else len(rows) - 1
+        found.append(Pair(x, y, own if row or at in moves else None))
         if rows:
             rows[-1]["params"] += params
             rows[-1]["macs"] += macs
             params = macs = 0
-    return rows
+    return rows, found
 
 
 def _changed(x: Layer, y: Layer) -> Row:

@@ -16,6 +16,8 @@ _EXPORTS = {
     "draw_spread": "curves",
     "draw_field_growth": "fields",
     "draw_fields_on": "fields",
+    "draw_comparison": "comparisons",
+    "comparison_size": "comparisons",
 }
 __all__ = sorted(_EXPORTS)
 
