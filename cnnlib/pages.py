@@ -67,6 +67,7 @@ def bare_numbers(markdown: str) -> list[str]:
         r"^:[a-z-]+:.*$",
         r"^\([\w-]+\)=$",
         r"(?i)\b(?:arxiv|doi)[:\s]\S+",
+        r"Python \d\.\d+",
     ):
         markdown = re.sub(pattern, " ", markdown, flags=re.S | re.M)
     found = re.findall(r"(?<![\w.-])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\w-])", markdown)
