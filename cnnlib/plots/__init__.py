@@ -16,6 +16,9 @@ _EXPORTS = {
     "draw_spread": "curves",
     "draw_field_growth": "fields",
     "draw_fields_on": "fields",
+    "draw_network": "networks",
+    "describe": "networks",
+    "outline": "outlines",
     "draw_comparison": "comparisons",
     "comparison_size": "comparisons",
 }
