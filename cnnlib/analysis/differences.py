@@ -36,6 +36,8 @@ from cnnlib.models.zoo import build, card
 from cnnlib.operations import bind
 
 ABSENT = "-"
+# Numbers that go without saying.
+UNSAID = {"groups": "1", "dilation": "1", "padding": "0", "rounding": "down", "bias": "yes", "affine": "yes"}
 
 # Kinds that only hand values on; a layer behind them reads what stands before them.
 _PLUMBING = frozenset(
@@ -206,7 +208,9 @@ def compare(a: str | nn.Module, b: str | nn.Module, input_shape: tuple[int, int,
         rows = [_mirrored(row) for row in rows]
         pairs = [Pair(pair.b, pair.a, pair.row) for pair in pairs]
     totals = {name: tuple(getattr(side, name) for side in sides) for name in ("params", "macs", "field")}
-    return Comparison(sides[0].name, sides[1].name, tuple(_difference(row) for row in rows), **totals, pairs=tuple(pairs))
+    return Comparison(
+        sides[0].name, sides[1].name, tuple(_difference(row) for row in rows), **totals, pairs=tuple(pairs)
+    )
 
 
 def _own_shape(network: str | nn.Module) -> tuple[int, int, int] | None:
@@ -632,8 +636,7 @@ def _changed(x: Layer, y: Layer) -> Row:
     if x.kind != y.kind:
         return {"what": _FAMILIES[x.kind], "words": (x.words, y.words)}
     labels = _labels(x, y)
-    unsaid = {"groups": "1", "dilation": "1", "padding": "0", "rounding": "down", "bias": "yes", "affine": "yes"}
-    given = [[side.numbers.get(label, unsaid.get(label, ABSENT)) for label in labels] for side in (x, y)]
+    given = [[side.numbers.get(label, UNSAID.get(label, ABSENT)) for label in labels] for side in (x, y)]
     if len(labels) == 1:
         return {"what": "activation" if labels == ["function"] else labels[0], "words": (given[0][0], given[1][0])}
     return {

@@ -10,13 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea, VPacker
 from matplotlib.patches import Rectangle
 
-from cnnlib.analysis.differences import Comparison, Layer, Pair
+from cnnlib.analysis.differences import UNSAID, Comparison, Layer, Pair
 from cnnlib.plots.style import FAINT, INK, KINDS, PALETTE, colour_of
 
 LEFT, RIGHT, END = 40.0, 60.0, 100.0  # where the left column ends and the right one begins, in percent of the width
 LINE = 0.168  # inches that a line of 8 points takes
 WIDTH = 7.4  # inches
-LETTERS = 40  # that fit into a box
+LETTERS = 43  # that fit into a box
 GAP = 0.5  # lines between two boxes
 HEAD = 2.4  # lines for the names of the networks
 CHANGED = PALETTE["red"]
@@ -25,7 +25,9 @@ _COLOURS = {
     "conv": KINDS["conv"],
     "linear": KINDS["linear"],
     **dict.fromkeys(["max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool"], KINDS["pool"]),
-    **dict.fromkeys(["batch_norm", "layer_norm", "group_norm", "instance_norm", "local_response_norm"], PALETTE["teal"]),
+    **dict.fromkeys(
+        ["batch_norm", "layer_norm", "group_norm", "instance_norm", "local_response_norm"], PALETTE["teal"]
+    ),
 }
 
 Words = list[tuple[str, bool]]  # each word, and whether it says what differs
@@ -68,7 +70,7 @@ def draw_comparison(comparison: Comparison, ax: Axes, *, shown: int = 40) -> Axe
         x = (LEFT / 2, (RIGHT + END) / 2)[side]
         colour = colour_of((comparison.a, comparison.b)[side])
         ax.text(x, 0.1, name, ha="center", va="top", size=10, weight="bold", color=colour)
-        totals = f"{comparison.params[side] / 1e6:.3g} M parameters, {comparison.macs[side] / 1e6:,.4g} M multiply-adds"
+        totals = f"{comparison.params[side]:,} parameters, {comparison.macs[side]:,} multiply-adds"
         ax.text(x, 1.3, totals, ha="center", va="top", size=8)
     for item in items:
         if item.pair is None:
@@ -78,9 +80,10 @@ def draw_comparison(comparison: Comparison, ax: Axes, *, shown: int = 40) -> Axe
         for side, layer in enumerate((item.pair.a, item.pair.b)):
             _draw_box(item, side, layer, ax)
         if item.pair.a and item.pair.b:
-            colour = CHANGED if item.text else INK
-            ax.plot([LEFT, RIGHT], [item.middle] * 2, color=colour, lw=1.4 if item.text else 0.8)
-            _label(item, (LEFT + RIGHT) / 2, item.middle - 0.12, "center", "bottom", ax)
+            colour, width = (CHANGED, 1.4) if item.text else (INK, 0.8)
+            ax.plot([LEFT, RIGHT], [item.middle] * 2, color=colour, lw=width)
+            if item.text:
+                _label(item, (LEFT + RIGHT) / 2, item.middle - 0.12, "center", "bottom", ax)
     for one, other in _moved(items):
         ax.plot([LEFT, RIGHT], [one.middle, other.middle], color=CHANGED, lw=1.4)
     ax.set_xlim(-0.4, END + 0.4)
@@ -178,13 +181,16 @@ def _lines(layer: Layer | None, other: Layer | None) -> list[Words]:
         return []
     changed_kind = other is not None and other.kind != layer.kind
     parts = [] if "function" in layer.numbers else [(layer.kind.replace("_", " "), changed_kind)]
-    for i, (label, value) in enumerate(layer.numbers.items(), start=1):
+    numbers = dict(layer.numbers)
+    if other is not None and not changed_kind:  # a number that goes without saying is said where the other has one
+        numbers |= {label: UNSAID[label] for label in other.numbers if label in UNSAID and label not in numbers}
+    for i, (label, value) in enumerate(numbers.items(), start=1):
         text = value if "function" in layer.numbers else f"{label} {value}"
         differs = other is not None and other.numbers.get(label) != value
-        parts.append((text + "," * (i < len(layer.numbers)), changed_kind or differs))
+        parts.append((text + "," * (i < len(numbers)), changed_kind or differs))
     lines: list[Words] = [[]]
     for text, marked in parts:
-        for word in text.split():
+        for word in [text] if len(text) <= LETTERS else text.split():
             if lines[-1] and sum(len(w) + 1 for w, _ in lines[-1]) + len(word) > LETTERS:
                 lines.append([])
             lines[-1].append((word, marked))
