@@ -687,6 +687,139 @@ def threes_per_block(models: Sequence[str], stage: str = "layer1") -> list[int]:
     return [each(model, "Conv2d", "kernel_size", f"{stage}.0").count(3) for model in models]
 
 
+# --- the graph of a network --------------------------------------------------------------------------------------
+
+_WORDS = {
+    "batch_norm": "BN",
+    "max_pool": "max",
+    "avg_pool": "mean",
+    "adaptive_avg_pool": "mean of all",
+    "cat": "concatenate",
+}
+
+
+@functools.cache
+def _traced(model: str, options: tuple[tuple[str, Any], ...]) -> Any:
+    from cnnlib.graph import trace
+
+    return trace(_built(model, options), _input_shape(model))
+
+
+def _graph(model: str, options: dict[str, Any] | None = None) -> Any:
+    """The operations of a network at the paper's size, traced once a process."""
+    return _traced(model, tuple(sorted((options or {}).items())))
+
+
+def _word(node: Any) -> str:
+    """An operation as a drawing labels it: "3x3 conv", "1x1 conv/2", "3x3 max", "BN", "ReLU", "add"."""
+    name = "ReLU" if node.op.lower() == "relu" else _WORDS.get(node.kind, node.kind)
+    if node.kind == "activation" and name != "ReLU":
+        name = node.op.lower()
+    if "kernel" not in node.attrs:
+        return name
+    stride = max(node.attrs["stride"])
+    return f"{'x'.join(map(str, node.attrs['kernel']))} {name}" + (f"/{stride}" if stride > 1 else "")
+
+
+def _inside(model: str, block: str, options: dict[str, Any] | None = None) -> list[Any]:
+    """The operations in a named part of a network, in the order of the forward pass; identities do nothing."""
+    nodes = [node for node in _graph(model, options) if node.name.startswith(f"{block}.") and node.kind != "identity"]
+    if not nodes:
+        raise unknown(f"part of {model}", block, [name for name, _ in _net(model, options).named_modules() if name])
+    return nodes
+
+
+def block_steps(model: str, block: str, options: dict[str, Any] | None = None) -> list[str]:
+    """The operations of a named block of a network, in the order of the forward pass, in words.
+
+    >>> block_steps("plain20", "layer1.0")
+    ['3x3 conv', 'BN', 'ReLU', '3x3 conv', 'BN', 'ReLU']
+    """
+    return [_word(node) for node in _inside(model, block, options)]
+
+
+def ways(model: str, block: str, options: dict[str, Any] | None = None) -> list[str]:
+    """The ways through a block that meet in its last addition or concatenation, each as its windows in order.
+
+    >>> ways("googlenet", "inception3a")
+    ['1x1 conv', '1x1 conv - 3x3 conv', '1x1 conv - 5x5 conv', '3x3 max - 1x1 conv']
+    """
+    inside = {node.name: node for node in _inside(model, block, options)}
+    meetings = [node for node in inside.values() if node.kind in ("add", "cat")]
+    if not meetings:
+        raise ValueError(f"{block} of {model} has one way only: it adds and concatenates nothing")
+    found = []
+    for name in meetings[-1].inputs:
+        way: list[str] = []
+        while name in inside:
+            if "kernel" in inside[name].attrs:
+                way.insert(0, _word(inside[name]))
+            name = inside[name].inputs[0]
+        found.append(" - ".join(way) or "identity")
+    return found
+
+
+def operation_counts(model: str, kinds: Sequence[str]) -> list[int]:
+    """How many operations of each of several kinds (conv, max_pool, add, cat, ...) one forward pass has."""
+    from cnnlib.operations import KINDS
+
+    for kind in kinds:
+        if kind not in KINDS:
+            raise unknown("kind of operation", kind, KINDS)
+    found = [node.kind for node in _graph(model)]
+    return [found.count(kind) for kind in kinds]
+
+
+def convolutions_before_pools(model: str) -> list[int]:
+    """How many convolutions stand before each max pooling, counted from the one before it: VGG's groups."""
+    runs = [0]
+    for node in _graph(model):
+        runs[-1] += node.kind == "conv"
+        if node.kind == "max_pool":
+            runs.append(0)
+    return runs[:-1]
+
+
+def distinct_stems(models: Sequence[str]) -> int:
+    """In how many ways some networks begin: kernel, stride and maps of the first convolution."""
+    firsts = [next(node for node in _graph(model) if node.kind == "conv") for model in models]
+    return len({(_word(node), node.shape[0]) for node in firsts})
+
+
+def networks_within(model: str, longest: int) -> int:
+    """How many residual networks for CIFAR, with 1 to `longest` blocks in each of the three stages, are no larger than
+    a given one of them, in parameters and in multiply-adds."""
+    from cnnlib import analysis
+
+    def costs(name: str) -> dict[str, Any]:
+        return analysis.cost(_net(name), _input_shape(name)).by_stage(depth=2)
+
+    blocks = costs("resnet56")
+    room = costs(model).values()
+    room_params, room_macs = sum(part.params for part in room), sum(part.macs for part in room)
+    ends = [part for name, part in blocks.items() if not name.startswith("layer")]
+    frame = sum(part.params for part in ends), sum(part.macs for part in ends)
+    stages = []
+    for stage in (1, 2, 3):
+        rows = [blocks[f"layer{stage}.{block}"] for block in range(longest)]
+        sums, params, macs = [], 0, 0
+        for row in rows:
+            params, macs = params + row.params, macs + row.macs
+            sums.append((params, macs))
+        stages.append(sums)
+    return sum(
+        frame[0] + sum(p for p, _ in chosen) <= room_params and frame[1] + sum(m for _, m in chosen) <= room_macs
+        for chosen in itertools.product(*stages)
+    )
+
+
+def differing(a: str, b: str) -> list[str]:
+    """What differs between two networks, each once: layers of b that a lacks, and what changed, by the book's comparison."""
+    from cnnlib import analysis
+
+    return sorted({row.in_b if row.in_a == "-" else row.what for row in analysis.compare(a, b)})
+
+
 # --- small experiments, in float64, with their own random state --------------------------------------------------
 
 
@@ -768,3 +901,164 @@ def two_layer_block(channels: int, size: int, what: str = "shape") -> list[int] 
         if what == "shape":
             return list(block(torch.empty(1, channels, size, size)).shape)
     raise unknown("property of the block", what, ("shape", "parameters"))
+
+
+# --- blocks of the zoo with random weights -----------------------------------------------------------------------
+
+
+def _live(model: str, block: str, weights: float, seed: int) -> tuple[Any, Any]:
+    """A block of a network in float64 with normal weights of deviation `weights` / sqrt(inputs), and an x >= 0 for it.
+
+    Its batch norms have random scales and shifts too, and stored means 0 and variances 1.
+    """
+    import copy
+
+    import torch
+    from torch import nn
+
+    net = _net(model)
+    names = [name for name, _ in net.named_modules() if name]
+    if block not in names:
+        raise unknown(f"part of {model}", block, names)
+    made = {"generator": _random(seed), "dtype": torch.float64}
+    alive = copy.deepcopy(net.get_submodule(block)).to_empty(device="cpu").double()
+    for module in alive.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+    with torch.no_grad():
+        for parameter in alive.parameters():
+            inputs = max(parameter[0].numel(), 1)
+            parameter.copy_(weights * torch.randn(parameter.shape, **made) / inputs**0.5)
+    first = next(module for module in alive.modules() if isinstance(module, nn.Conv2d | nn.Linear))
+    size = (first.in_channels, 6, 6) if isinstance(first, nn.Conv2d) else (first.in_features,)
+    return alive, torch.rand(2, *size, **made)
+
+
+def _branch(block: Any, x: Any) -> Any:
+    """conv-BN-ReLU-conv-BN ... of a residual block, without what follows the last batch norm."""
+    from torch.nn import functional as F
+
+    number = 1
+    while hasattr(block, f"conv{number}"):
+        conv, norm = getattr(block, f"conv{number}"), getattr(block, f"bn{number}")
+        x = F.relu(x) if number > 1 else x
+        x = F.conv2d(x, conv.weight, None, conv.stride, conv.padding, groups=conv.groups)
+        x = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        number += 1
+    return x
+
+
+def _written_residual(block: Any, x: Any) -> Any:
+    from torch.nn import functional as F
+
+    return F.relu(_branch(block, x) + x)
+
+
+def _written_plain(block: Any, x: Any) -> Any:
+    from torch.nn import functional as F
+
+    return F.relu(_branch(block, x))
+
+
+def _written_highway(layer: Any, x: Any) -> Any:
+    import torch
+    from torch.nn import functional as F
+
+    if isinstance(layer.gate, torch.nn.Linear):
+        t, h = (F.linear(x, part.weight, part.bias) for part in (layer.gate, layer.transform))
+    else:
+        t, h = (F.conv2d(x, p.weight, p.bias, padding=p.padding) for p in (layer.gate, layer.transform))
+    t = 1 / (1 + torch.exp(-t))
+    return t * h.clamp(min=0) + (1 - t) * x
+
+
+def _written_squeeze(block: Any, x: Any) -> Any:
+    import torch
+
+    z = x.mean(dim=(2, 3))
+    z = (z @ block.fc1.weight.flatten(1).T + block.fc1.bias).clamp(min=0)
+    s = 1 / (1 + torch.exp(-(z @ block.fc2.weight.flatten(1).T + block.fc2.bias)))
+    return x * s[:, :, None, None]
+
+
+_EQUATIONS = {
+    "relu(F(x) + x)": _written_residual,
+    "relu(F(x))": _written_plain,
+    "T R + (1 - T) x": _written_highway,
+    "x times sigmoid(W2 relu(W1 mean(x)))": _written_squeeze,
+}
+
+
+def against_equation(model: str, block: str, equation: str, seed: int = 0) -> float:
+    """Largest difference between what a block of the zoo gives and an equation written out, both with the same weights."""
+    import torch
+
+    if equation not in _EQUATIONS:
+        raise unknown("equation", equation, _EQUATIONS)
+    alive, x = _live(model, block, 1.0, seed)
+    with torch.no_grad():
+        return (alive(x) - _EQUATIONS[equation](alive, x)).abs().max().item()
+
+
+def distance_from_identity(model: str, block: str, weights: float = 0.0, seed: int = 0) -> float:
+    """|y - x| / |x| of a block of the zoo for x >= 0, its weights normal with deviation `weights` / sqrt(inputs)."""
+    import torch
+
+    alive, x = _live(model, block, weights, seed)
+    with torch.no_grad():
+        return ((alive(x) - x).norm() / x.norm()).item()
+
+
+def gate_at_start(model: str, gate_bias: float | None = None) -> list[float]:
+    """What a fresh highway network multiplies H(x) and x with, T and 1 - T, where the gate's weights see nothing."""
+    import torch
+
+    from cnnlib.models import zoo
+    from cnnlib.models.highway import Highway
+
+    net = zoo.build(model, **({} if gate_bias is None else {"gate_bias": gate_bias}))
+    gates = [torch.sigmoid(module.gate.bias).mean().item() for module in net.modules() if isinstance(module, Highway)]
+    opened = sum(gates) / len(gates)
+    return [opened, 1 - opened]
+
+
+def parts_ratio(model: str, part: str, over: str) -> float:
+    """Parameters of one named part of a network over those of another."""
+    parts = [_net(model).get_submodule(name) for name in (part, over)]
+    top, bottom = (sum(parameter.numel() for parameter in one.parameters()) for one in parts)
+    return top / bottom
+
+
+def grouped_against_paths(form: str, paths: int | None = None, block: str = "layer1.1", seed: int = 0) -> float:
+    """Largest difference between ResNeXt-50's grouped block and its paths written one by one (figure 3 a and b).
+
+    "sum": each path is 1x1, 3x3, 1x1, and their results are added; "concatenate": the paths end after the 3x3, and one
+    1x1 reads them all. `paths` leaves out those after the first few; all must be there for the same function.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    if form not in ("sum", "concatenate"):
+        raise unknown("form of the block", form, ("sum", "concatenate"))
+    alive, x = _live("resnext50_32x4d", block, 1.0, seed)
+
+    def norm(maps: Any, bn: Any, own: slice) -> Any:
+        return F.batch_norm(maps, bn.running_mean[own], bn.running_var[own], bn.weight[own], bn.bias[own])
+
+    with torch.no_grad():
+        width = alive.conv2.in_channels // alive.conv2.groups
+        ends = []
+        for number in range(alive.conv2.groups if paths is None else paths):
+            own = slice(number * width, (number + 1) * width)
+            h = F.relu(norm(F.conv2d(x, alive.conv1.weight[own]), alive.bn1, own))
+            h = F.relu(norm(F.conv2d(h, alive.conv2.weight[own], padding=1), alive.bn2, own))
+            ends.append(F.conv2d(h, alive.conv3.weight[:, own]) if form == "sum" else h)
+        joined = torch.cat(ends, dim=1)
+        total = sum(ends) if form == "sum" else F.conv2d(joined, alive.conv3.weight[:, : joined.shape[1]])
+        y = F.relu(norm(total, alive.bn3, slice(None)) + x)
+        return (alive(x) - y).abs().max().item()
+
+
+def higher_or_lower(first: float, second: float) -> str:
+    """Whether the first number is "higher" or "lower" than the second, or "equal" to it."""
+    return {1: "higher", -1: "lower", 0: "equal"}[sign(first - second)]

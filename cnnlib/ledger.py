@@ -229,12 +229,32 @@ class Ledger:
                 f"{'agrees' if agrees else 'does not agree'} with {show(found, unit)}"
             )
             return CONTRADICTS, expected, found, message
-        if claim.check.function == "cited":
-            surer = claim.check.expect.trust != "recalled"
+        trust, source = _printed(claim.check)
+        if trust:
+            surer = trust != "recalled"
             status = (CITED if surer else RECALLED) if agrees else (CITED_OTHERWISE if surer else RECALLED_OTHERWISE)
-            message = f"{claim.check.expect.source}: {show(found, unit)}{_off(claim, found)}"
+            message = f"{source}: {show(found, unit)}{_off(claim, found)}"
             return status, expected, found, message if surer else f"{message} (recalled, to be confirmed)"
         return (CONFIRMED if agrees else REFUTED), expected, found, f"{show(found, unit)}{_off(claim, found)}"
+
+
+def _printed(check: Check) -> tuple[str, str]:
+    """How the least sure figure was read, and its source, where a check only compares published figures; else "", ""."""
+    if check.function == "cited":
+        return check.expect.trust, check.expect.source
+
+    def leaves(argument: Any) -> Iterator[Any]:
+        if isinstance(argument, list):
+            for one in argument:
+                yield from leaves(one)
+        else:
+            yield argument
+
+    asked = [leaf for argument in check.arguments.values() for leaf in leaves(argument)]
+    if not asked or any(_asks(leaf) != "ref" for leaf in asked):
+        return "", ""
+    least = max((published.find(leaf["ref"]) for leaf in asked), key=lambda figure: published.TRUST.index(figure.check))
+    return least.check, least.source
 
 
 def _no_claim(id: str, known: Iterable[str]) -> ValueError:
