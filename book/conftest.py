@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,16 @@ def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
     before = dict(os.environ)
     os.environ.update(page_environment(NO_DATA.name))
     try:
-        return (yield)
+        done = yield
     finally:
         os.environ.clear()
         os.environ.update(before)
+    _with_history(item.parent.kernel.kc)
+    return done
+
+
+def _with_history(client: Any) -> None:
+    """Let the kernel remember its cells, as a notebook does: IPython looks there for the `;` that silences a cell's value."""
+    if not hasattr(client, "forgetful"):
+        client.forgetful = client.execute
+        client.execute = lambda *given, **options: client.forgetful(*given, **{**options, "store_history": True})

@@ -161,7 +161,7 @@ def test_the_oldest_python_is_the_same_everywhere():
         found = set(re.findall(r"version_info < (\([\d, ]+\))", (ROOT / name).read_text()))
         assert found == {said}, name
     for name in ("Makefile", "README.md", "book/how-to-run.md"):
-        assert set(re.findall(r"Python (?:>= )?(\d\.\d+)", (ROOT / name).read_text())) == {oldest.version}, name
+        assert set(re.findall(r"Python (?:>= )?`?(\d\.\d+)", (ROOT / name).read_text())) == {oldest.version}, name
 
 
 def test_the_citation_has_the_version_licence_and_address_of_the_package():
