@@ -20,7 +20,9 @@ def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
     """nbval starts a notebook's kernel in the set-up of its first cell, with the environment of this process."""
     option = item.config.option
     option.nbval_cell_timeout = min(option.nbval_cell_timeout, CELL_SECONDS)
-    option.nbval_sanitize_with = option.nbval_sanitize_with or str(Path(__file__).parent.parent / ".nbval.ini")
+    option.nbval_sanitize_with = option.nbval_sanitize_with or str(
+        Path(__file__).parent.parent / ".nbval.ini"
+    )
     option.nbval_current_env = option.nbval_kernel_name is None
     before = dict(os.environ)
     os.environ.update(page_environment(NO_DATA.name))
@@ -37,4 +39,6 @@ def _with_history(client: Any) -> None:
     """Let the kernel remember its cells, as a notebook does: IPython looks there for the `;` that silences a cell's value."""
     if not hasattr(client, "forgetful"):
         client.forgetful = client.execute
-        client.execute = lambda *given, **options: client.forgetful(*given, **{**options, "store_history": True})
+        client.execute = lambda *given, **options: client.forgetful(
+            *given, **{**options, "store_history": True}
+        )
