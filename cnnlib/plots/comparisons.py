@@ -15,10 +15,10 @@ from cnnlib.plots.style import FAINT, INK, KINDS, PALETTE, colour_of
 
 LEFT, RIGHT, END = 40.0, 60.0, 100.0  # where the left column ends and the right one begins, in percent of the width
 LINE = 0.168  # inches that a line of 8 points takes
-WIDTH = 7.4  # inches
-LETTERS = 43  # that fit into a box
+WIDTH = 6.4  # inches, a little less than the text of a page
+LETTERS = 36  # that fit into a box
 GAP = 0.5  # lines between two boxes
-HEAD = 2.4  # lines for the names of the networks
+HEAD = 3.5  # lines for the names of the networks
 CHANGED = PALETTE["red"]
 
 _COLOURS = {
@@ -70,7 +70,7 @@ def draw_comparison(comparison: Comparison, ax: Axes, *, shown: int = 40) -> Axe
         x = (LEFT / 2, (RIGHT + END) / 2)[side]
         colour = colour_of((comparison.a, comparison.b)[side])
         ax.text(x, 0.1, name, ha="center", va="top", size=10, weight="bold", color=colour)
-        totals = f"{comparison.params[side]:,} parameters, {comparison.macs[side]:,} multiply-adds"
+        totals = f"{comparison.params[side]:,} parameters\n{comparison.macs[side]:,} multiply-adds"
         ax.text(x, 1.3, totals, ha="center", va="top", size=8)
     for item in items:
         if item.pair is None:
@@ -190,11 +190,16 @@ def _lines(layer: Layer | None, other: Layer | None) -> list[Words]:
         parts.append((text + "," * (i < len(numbers)), changed_kind or differs))
     lines: list[Words] = [[]]
     for text, marked in parts:
-        for word in [text] if len(text) <= LETTERS else text.split():
-            if lines[-1] and sum(len(w) + 1 for w, _ in lines[-1]) + len(word) > LETTERS:
+        for word in [text] if _letters(text, marked) <= LETTERS else text.split():
+            if lines[-1] and sum(_letters(w, m) + 1 for w, m in lines[-1]) + _letters(word, marked) > LETTERS:
                 lines.append([])
             lines[-1].append((word, marked))
     return lines
+
+
+def _letters(word: str, marked: bool) -> float:
+    """The room that a word takes; bold letters are wider."""
+    return len(word) * (1.15 if marked else 1.0)
 
 
 def _draw_box(item: _Item, side: int, layer: Layer | None, ax: Axes) -> None:
