@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby, pairwise
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -21,7 +22,7 @@ from matplotlib.patches import Circle, FancyBboxPatch, Polygon, Rectangle
 from matplotlib.textpath import TextPath
 
 from cnnlib.graph import Graph
-from cnnlib.plots.outlines import MERGES, Block, Entry, Fork, Form, Head, Item, Mesh, Outline, Stage, Unit, outline
+from cnnlib.plots.outlines import MERGES, Entry, Fork, Form, Head, Item, Mesh, Outline, Stage, Unit, outline
 from cnnlib.plots.style import INK, KINDS, PALETTE
 
 _COLOURS = {
@@ -49,6 +50,7 @@ SIZE = 7.0  # points, the least that reads on paper
 LINE = 0.128  # inches from line to line
 SLAB = 0.56  # height of the highest slab
 GAP = 0.17  # between neighbours in the strip, where the arrow stands
+_PARTS = 24  # parts of a mesh that are drawn; a larger one is counted
 PANELS = 9  # forms of block that are drawn; further ones are only named
 
 
@@ -258,11 +260,12 @@ class _Page:
     def entry_cell(self, stage: Stage, entry: Entry) -> _Cell:
         kind, colour = entry.block.kind, _colour(entry.block.kind)
         several = len(stage.entries) > 1
+        times = 1 if stage.times > 1 else entry.times
         lines = [] if several else [_Text(_short(stage.name), colour, True)]
         form = self.outline.form_of(entry)
         if form:
             lines.append(_Text(f"block {form.letter}", colour, several))
-            if entry.growth and entry.times > 1:
+            if entry.growth and times > 1:
                 lines.append(_Text(f"k = {entry.growth}"))
         else:
             for unit in entry.block.units():
@@ -271,8 +274,8 @@ class _Page:
         if entry.reads:
             lines += [_Text(line) for line in _wrapped(["reads", *_listed(map(_short, entry.reads))], 1.02)]
         hangs = [self.head_lines(head) for head in self.outline.heads if head.reads == entry.name]
-        above = _short(stage.name) if several else ""
-        return self.cell(entry, tuple(lines), kind, entry.shape, entry.times, not entry.reads, above, tuple(hangs))
+        above = _short(stage.name) + (f"  ×{stage.times}" if stage.times > 1 else "") if several else ""
+        return self.cell(entry, tuple(lines), kind, entry.shape, times, not entry.reads, above, tuple(hangs))
 
     def head_lines(self, head: Head) -> tuple[_Text, ...]:
         lines = [_Text(head.name, KINDS["output"], True)]
@@ -453,7 +456,11 @@ def _where(drawn: Outline, form: Form, most: int) -> str:
     names = []
     for stage in drawn.stages:
         whole = len(stage.entries) == 1
-        names += [_short(stage.name if whole else entry.name) for entry in stage.entries if entry in form.entries]
+        for entry in stage.entries:
+            if entry in form.entries:
+                # Of a sequence that repeats, the names of one entry do not follow each other.
+                blocks = [block.name for block in entry.blocks] if stage.times > 1 else [entry.name]
+                names += [_short(stage.name)] if whole else [_short(name) for name in blocks]
     return ", ".join(names) if len(names) <= most else f"{names[0]} to {names[-1]}"
 
 
@@ -470,7 +477,14 @@ class _Panel:
         units = list(form.block.units())
         self.widths = {id(unit): widths for unit, widths in zip(units, form.widths())}
         self.sizes: dict[int, tuple[float, float]] = {}
-        body = self.series_size(form.block.items)
+        self.room = page.width - 2 * page.margin
+        meshes = [item for item in form.block.items if isinstance(item, Mesh)]
+        body = self.series_size(form.block.items) if all(len(m.parts) <= _PARTS for m in meshes) else (math.inf, 0)
+        self.counted: list[_Text] = []
+        if body[0] > self.room:
+            # Too entangled, or too many branches: what is in it instead of how it hangs together.
+            self.counted = _counted(units)
+            body = max(line.width for line in self.counted), LINE * len(self.counted)
         many = sum(len(entry.blocks) for entry in form.entries)
         title = f"{form.letter}  {form.title.lstrip('_')}".rstrip()
         room = max(body[0], _width(title, True), 1.1)
@@ -486,6 +500,11 @@ class _Panel:
         for line in self.head:
             self.page.text(x, y + LINE / 2, line, ha="left")
             y += LINE
+        if self.counted:
+            for line in self.counted:
+                self.page.text(x, y + LINE / 2, line, ha="left")
+                y += LINE
+            return
         y += 0.05
         axis = x + self.body[0] / 2
         self.page.line([axis, axis], [y, y + 0.08])
@@ -525,7 +544,7 @@ class _Panel:
         return max(w for w, _ in sizes), sum(h for _, h in sizes) + self.GAP * (len(items) - 1)
 
     def fork_size(self, fork: Fork) -> tuple[float, float]:
-        columns = [self.series_size(branch) for branch in fork.branches]
+        columns = [self.column_size(times, branch) for times, branch in _columns(fork)]
         width = sum(w for w, _ in columns) + self.COLUMN * (len(columns) - 1)
         height = 2 * self.FORK + max(h for _, h in columns)
         if fork.merge:
@@ -533,6 +552,10 @@ class _Panel:
         if fork.after:
             height += self.GAP + self.after_size(fork.after)[1]
         return max(width, self.merge_size(fork)[0]), height
+
+    def column_size(self, times: int, branch: Sequence[Item]) -> tuple[float, float]:
+        width, height = self.series_size(branch)
+        return (max(width, 2 * _width(f"×{times}", True) + 0.1), height + LINE) if times > 1 else (width, height)
 
     def merge_size(self, fork: Fork) -> tuple[float, float]:
         if fork.merge in ("add", "mul"):
@@ -571,17 +594,20 @@ class _Panel:
         return [axis]
 
     def fork(self, fork: Fork, axis: float, y: float) -> list[float]:
-        columns = [self.series_size(branch) for branch in fork.branches]
+        folded = _columns(fork)
+        columns = [self.column_size(times, branch) for times, branch in folded]
         total = sum(w for w, _ in columns) + self.COLUMN * (len(columns) - 1)
         deepest = max(h for _, h in columns)
         x = axis - total / 2
         bus, base = y + self.FORK, y + 2 * self.FORK + deepest
         axes, feet = [], []
-        for branch, (width, height) in zip(fork.branches, columns):
-            centre = x + width / 2
+        for (times, branch), (width, height) in zip(folded, columns):
+            centre, top = x + width / 2, bus + self.FORK + (LINE if times > 1 else 0)
             axes.append(centre)
-            self.page.line([centre, centre], [bus, bus + self.FORK])
-            for foot in self.series(branch, centre, bus + self.FORK):
+            self.page.line([centre, centre], [bus, top])
+            if times > 1:
+                self.page.text(centre + 0.04, top - LINE / 2 - 0.02, _Text(f"×{times}", INK, True), ha="left")
+            for foot in self.series(branch, centre, top):
                 self.page.line([foot, foot], [bus + self.FORK + height, base + (self.FORK if fork.merge else 0)])
                 feet.append(foot)
             x += width + self.COLUMN
@@ -616,6 +642,27 @@ class _Panel:
 
     def mesh(self, mesh: Mesh, axis: float, y: float) -> list[float]:
         return _draw_mesh(self, mesh, axis, y)
+
+
+def _counted(units: Sequence[Unit]) -> list[_Text]:
+    """Units by what they say, the most frequent first."""
+    words = [unit.words() or " ".join(unit.after) for unit in units]
+    counts = sorted(dict.fromkeys(words), key=words.count, reverse=True)
+    lines = [f"{words.count(word)} × {word}" for word in counts[:8]]
+    rest = sum(words.count(word) for word in counts[8:])
+    return [
+        _Text(line)
+        for line in [f"{len(units)} operations, too entangled to draw:", *lines, f"{rest} others"][: 10 if rest else 9]
+    ]
+
+
+def _columns(fork: Fork) -> list[tuple[int, tuple[Item, ...]]]:
+    """The branches, three and more neighbours of one structure as one column with how many there are."""
+    found: list[tuple[int, tuple[Item, ...]]] = []
+    for _, run in groupby(fork.branches, key=lambda branch: tuple(item.signature() for item in branch)):
+        same = list(run)
+        found += [(len(same), same[0])] if len(same) > 2 else [(1, branch) for branch in same]
+    return found
 
 
 def _operator(page: _Page, word: str, x: float, y: float, radius: float, colour: str) -> None:
@@ -699,12 +746,14 @@ def _mesh_laid(panel: _Panel, mesh: Mesh) -> _Mesh:
             at += sizes[part][0] + _BESIDE
     for i in range(12):
         for row in rows[1:] if i % 2 == 0 else rows[-2::-1]:
-            for part in row:
-                x[part] = _mean_beside(part, lines, x)
-            for a, b in zip(row, row[1:]):
-                x[b] = max(x[b], x[a] + (sizes[a][0] + sizes[b][0]) / 2 + _BESIDE)
-            for b, a in zip(row[::-1], row[-2::-1]):
-                x[a] = min(x[a], x[b] - (sizes[a][0] + sizes[b][0]) / 2 - _BESIDE)
+            want = [_mean_beside(part, lines, x) for part in row]
+            apart = [(sizes[a][0] + sizes[b][0]) / 2 + _BESIDE for a, b in pairwise(row)]
+            rightward, leftward = list(want), list(want)
+            for k, least in enumerate(apart):
+                rightward[k + 1] = max(rightward[k + 1], rightward[k] + least)
+            for k in range(len(apart) - 1, -1, -1):
+                leftward[k] = min(leftward[k], leftward[k + 1] - apart[k])
+            x.update((part, (a + b) / 2) for part, a, b in zip(row, rightward, leftward))
     y, places = 0.0, {}
     for row in rows:
         height = max(sizes[part][1] for part in row)
@@ -734,7 +783,7 @@ def _mesh_size(panel: _Panel, mesh: Mesh) -> tuple[float, float]:
 def _draw_mesh(panel: _Panel, mesh: Mesh, axis: float, y: float) -> list[float]:
     laid = _mesh_laid(panel, mesh)
     for part, (x, top) in laid.places.items():
-        width, height = laid.sizes[part]
+        height = laid.sizes[part][1]
         if part >= 0:
             unit = mesh.parts[part]
             if unit.kind in ("add", "mul") and not unit.after:
@@ -766,7 +815,9 @@ def describe(network: Graph | Outline) -> str:
     sentences = [f"{drawn.name}, from an input of {_shape(drawn.input_shape)}."]
     stages = []
     for stage in drawn.stages:
-        parts = [_entry_words(drawn, entry) for entry in stage.entries]
+        parts = [_entry_words(drawn, entry, stage) for entry in stage.entries]
+        if stage.times > 1:
+            parts[0] = f"{stage.times} times {parts[0]}"
         parts[-1] += f", {_shape(stage.shape)}"
         stages.append(f"{stage.name}: {' then '.join(parts)}")
     sentences.append("; ".join(stages) + ".")
@@ -778,9 +829,9 @@ def describe(network: Graph | Outline) -> str:
     return " ".join(sentences)
 
 
-def _entry_words(drawn: Outline, entry: Entry) -> str:
+def _entry_words(drawn: Outline, entry: Entry, stage: Stage) -> str:
     form = drawn.form_of(entry)
-    times = f"{entry.times} × " if entry.times > 1 else ""
+    times = f"{entry.times} × " if entry.times > 1 and stage.times == 1 else ""
     what = f"block {form.letter}" if form else ", ".join(unit.text() for unit in entry.block.units())
     growth = f", each adding {entry.growth} maps" if entry.growth and entry.times > 1 else ""
     reads = f" (reads {' '.join(_listed(entry.reads))})" if entry.reads else ""
@@ -792,6 +843,9 @@ def _ranges(form: Form) -> Callable[[Unit], str]:
     return lambda unit: " ".join(filter(None, [*unit.before, unit.words(widths.get(id(unit))), *unit.after]))
 
 
+_SIGNS = {"+": "sum", "−": "difference", "×": "product", "÷": "quotient", "concat": "concatenation"}
+
+
 def _series_words(items: Sequence[Item], words: Callable[[Unit], str]) -> str:
     return ", ".join(_item_words(item, words) for item in items)
 
@@ -801,10 +855,18 @@ def _item_words(item: Item, words: Callable[[Unit], str]) -> str:
         return words(item)
     after = f", {' '.join(item.after)}" if item.after else ""
     if isinstance(item, Mesh):
-        return f"{len(item.parts)} connected operations ({', '.join(words(part) for part in item.parts)}){after}"
-    branches = [_series_words(branch, words) or "the input itself" for branch in item.branches]
+        if len(item.parts) > _PARTS:
+            return f"{len(item.parts)} entangled operations{after}"
+        reads = [[a for a, b in item.links if b == i] for i in range(len(item.parts))]
+        each = [
+            f"({i}) {_SIGNS.get(words(part)) or words(part)} of {' '.join(_listed('the input' if a < 0 else f'({a + 1})' for a in reads[i - 1]))}"
+            for i, part in enumerate(item.parts, 1)
+        ]
+        return f"{'; '.join(each)}{after}"
+    columns = [(times, _series_words(branch, words) or "the input itself") for times, branch in _columns(item)]
+    branches = [f"{times} times {branch}" if times > 1 else branch for times, branch in columns]
     merged = f", {MERGES.get(item.merge, 'joined by ' + (item.detail or item.merge))}" if item.merge else ""
-    return f"{len(branches)} branches ({' | '.join(branches)}){merged}{after}"
+    return f"{len(item.branches)} branches ({' | '.join(branches)}){merged}{after}"
 
 
-__all__ = ["Block", "describe", "draw_network", "outline"]
+__all__ = ["describe", "draw_network", "outline"]

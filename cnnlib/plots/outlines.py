@@ -21,6 +21,7 @@ from itertools import groupby
 from torch import nn
 
 from cnnlib.graph import Graph, Node
+from cnnlib.models.blocks import InputGuard
 
 # Kinds that rearrange values and compute none; a drawing leaves them out.
 _SILENT = frozenset(
@@ -247,10 +248,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the network with a name: the entries in it, in order."""
+    """A part of the network with a name: the entries in it, in order; `times` how often the sequence repeats.
+
+    Of a repeated sequence, each entry holds its blocks of all rounds.
+    """
 
     name: str
     entries: tuple[Entry, ...]
+    times: int = 1
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -323,7 +328,7 @@ def outline(graph: Graph) -> Outline:
     outputs = [name for name in graph.output.inputs if graph[name].live]
     trunk = reader.part(graph.ancestors(outputs[0]))
     items = reader.unrolled(reader.united(reader.decomposed(trunk, graph.input.name, [outputs[0]])))
-    stages = _folded_stages(reader.stages(items, 0))
+    stages = _with_rounds(_folded_stages(reader.stages(items, 0)))
     stages = reader.with_reads(stages)
     seen, heads = set(trunk), []
     for name in outputs[1:]:
@@ -332,7 +337,9 @@ def outline(graph: Graph) -> Outline:
         if members:
             heads.append(reader.head(members, name, stages))
     found = tuple(stages)
-    return Outline(type(graph.model).__name__, graph.input_shape, found, tuple(heads), _forms(found))
+    guards = [hook for hook in graph.model._forward_pre_hooks.values() if isinstance(hook, InputGuard)]
+    name = guards[0].name if guards else type(graph.model).__name__
+    return Outline(name, graph.input_shape, found, tuple(heads), _forms(found))
 
 
 class _Reader:
@@ -410,17 +417,19 @@ class _Reader:
             if reach > i:
                 waiting.append(name)
             elif waiting:
-                series.append(self._region(waiting, before, name))
+                series += self._region(waiting, before, name)
                 waiting, before = [], name
             else:
                 series.append(name)
                 before = name
             reach = max(reach, furthest.get(name, -1))
         if waiting:
-            series.append(self._region(waiting, before, None, ends))
+            series += self._region(waiting, before, None, ends)
         return series
 
-    def _region(self, inside: list[str], start: str, merge: str | None, ends: Sequence[str] = ()) -> Fork | Mesh:
+    def _region(
+        self, inside: list[str], start: str, merge: str | None, ends: Sequence[str] = ()
+    ) -> list[str | Fork | Mesh]:
         ends = self.sources[merge] if merge else list(ends)
         group = {name: name for name in inside}
 
@@ -440,7 +449,7 @@ class _Reader:
         if merge and (start in ends or any(e not in group for e in ends)):
             branches.append([])
         if len(branches) == 1:
-            return self._mesh([*inside, *([merge] if merge else [])], start)
+            return self._entangled([*inside, *([merge] if merge else [])], start)
 
         def order(branch: list[str]) -> int:
             found = [i for i, e in enumerate(ends) if e in branch or (not branch and e not in group)]
@@ -448,7 +457,23 @@ class _Reader:
 
         branches.sort(key=order)
         series = tuple(tuple(self.decomposed(b, start, [e for e in ends if e in b])) for b in branches)
-        return Fork(series, merge or "", nodes=(merge,) if merge else ())
+        return [Fork(series, merge or "", nodes=(merge,) if merge else ())]
+
+    def _entangled(self, names: list[str], start: str) -> list[str | Fork | Mesh]:
+        """What has no branches: a mesh if it is small or one module among several, else module by module."""
+        common = self._common(names)
+        weighted = sum(self.graph[name].kind in _WEIGHTED for name in names)
+        if weighted <= _LONG or (common and len(names) <= len(self.graph) / 4):
+            return [self._mesh(names, start)]
+        found: list[str | Fork | Mesh] = []
+        for _, run in groupby(names, key=lambda name: self._path(self.graph[name])[: len(common) + 1]):
+            members = list(run)
+            inside = set(members)
+            read = {s for name in names if name not in inside for s in self.sources[name]}
+            ends = [name for name in members if name in read or name == names[-1]]
+            outside = [s for name in members for s in self.sources[name] if s not in inside]
+            found += self.decomposed(members, outside[0], ends) if len(members) < len(names) else members
+        return found
 
     def _mesh(self, names: list[str], start: str) -> Mesh:
         """Units of single nodes; tokens with one reader join the unit before them."""
@@ -459,22 +484,34 @@ class _Reader:
                     readers[source].append(name)
         unit_of: dict[str, int] = {}
         parts: list[list[str]] = []
+        ahead: list[list[str]] = []  # what only hands the input on, with the first part after it
+        waiting: list[str] = []
         for name in names:
             node, sources = self.graph[name], self.sources[name]
-            joins = len(sources) == 1 and sources[0] in unit_of and readers[sources[0]] == [name]
-            if joins and (self._is_token(node) or self._is_silent(node)):
-                unit_of[name] = unit_of[sources[0]]
-                parts[unit_of[name]].append(name)
+            before = unit_of.get(sources[0], -1) if sources else -1
+            silent = len(sources) == 1 and self._is_silent(node) and name != names[-1]
+            token = len(sources) == 1 and before >= 0 and readers[sources[0]] == [name] and self._is_token(node)
+            if silent and before < 0:
+                unit_of[name] = -1
+                waiting.append(name)
+            elif silent or token:
+                unit_of[name] = before
+                parts[before].append(name)
             else:
                 unit_of[name] = len(parts)
                 parts.append([name])
+                ahead.append(waiting)
+                waiting = []
         links: dict[tuple[int, int], None] = {}
         for name in names:
             for source in self.sources[name]:
                 pair = (unit_of.get(source, -1), unit_of[name])
                 if pair[0] != pair[1]:
                     links[pair] = None
-        units = tuple(self._unit(self.graph[part[0]], part[1:]) for part in parts)
+        units = tuple(
+            self._unit(self.graph[part[0]], part[1:], [self.graph[name] for name in first])
+            for part, first in zip(parts, ahead)
+        )
         return Mesh(units, tuple(links), shape=units[-1].shape, path=self._common(names[:-1]))
 
     # Units ---------------------------------------------------------------------------------------------------------
@@ -512,7 +549,7 @@ class _Reader:
         inside = [name for branch in branches for item in branch for name in item.names]
         path = self._common(inside or list(fork.nodes))
         if not fork.merge:
-            shape = branches[-1][-1].shape
+            shape = next((branch[-1].shape for branch in reversed(branches) if branch), ())
             return Fork(tuple(branches), "", shape=shape, nodes=tuple(left), path=path)
         merge = self.graph[fork.merge]
         shape = merge.shape or ()
@@ -542,6 +579,19 @@ class _Reader:
         return Unit("attention", detail=_attention_words(heads), shape=merge.shape or (), nodes=nodes_in)
 
     def _unite(self, nodes: list[Node], found: list[Item]) -> None:
+        """Append the units of nodes in a row, chain by chain."""
+        starts = [i for i, node in enumerate(nodes) if not i or nodes[i - 1].name not in self.sources[node.name]]
+        for start, end in zip(starts, [*starts[1:], len(nodes)]):
+            last = found[-1] if found else None
+            follows = last is None or last.names[-1] in self.sources[nodes[start].name]
+            if follows:
+                self._unite_chain(nodes[start:end], found)
+            else:
+                apart: list[Item] = []
+                self._unite_chain(nodes[start:end], apart)
+                found += apart
+
+    def _unite_chain(self, nodes: list[Node], found: list[Item]) -> None:
         """Append the units of a chain of nodes; a first token may belong to a merge at the end of `found`."""
         waiting: list[Node] = []  # tokens for the layer that comes next
         habit = ""
@@ -612,6 +662,8 @@ class _Reader:
             unit = Unit(node.kind, after=(self._token(node),), **base)
         else:
             unit = Unit(node.kind, **_numbers(node, self._source_shape(node), self._foreign(node)), **base)
+            if node.kind in MERGES and len(self.sources[node.name]) > 1:
+                unit = replace(unit, detail=self._merge_word(node))
         for name in then:
             unit = self._extended(unit, self.graph[name])
         return unit
@@ -709,7 +761,7 @@ class _Reader:
     # Stages --------------------------------------------------------------------------------------------------------
 
     def unrolled(self, items: Sequence[Item]) -> list[Item]:
-        """The items with long forks and meshes replaced by what is in them, in the order in which it runs."""
+        """The items with long forks replaced by what is in them, in the order in which it runs."""
         found: list[Item] = []
         for item in items:
             if isinstance(item, Fork) and _is_long(item):
@@ -720,11 +772,6 @@ class _Reader:
                     merge = self.graph[next(n for n in item.nodes if self.graph[n].kind == item.merge)]
                     unit = Unit(item.merge, detail=self._merge_word(merge), after=item.after, shape=item.shape)
                     found.append(replace(unit, nodes=item.nodes, path=self._path(merge)))
-            elif isinstance(item, Mesh) and sum(u.kind in _WEIGHTED for u in item.parts) > _LONG:
-                found += item.parts
-                if item.after or item.nodes:
-                    last = found[-1]
-                    found[-1] = replace(last, after=(*last.after, *item.after), nodes=(*last.nodes, *item.nodes))
             else:
                 found.append(item)
         return found
@@ -781,14 +828,15 @@ class _Reader:
         for stage in stages:
             entries = []
             for entry in stage.entries:
-                inside = {name for block in entry.blocks for name in block.names}
+                blocks = entry.blocks[:1] if stage.times > 1 else entry.blocks
+                inside = {name for block in blocks for name in block.names}
                 read = [s for name in inside for s in self.sources[name] if s not in inside]
                 read.sort(key=lambda name: self.position[name])
                 names = list(dict.fromkeys(entry_of[s].name if s in entry_of else "input" for s in read))
                 usual = [before.name if before else "input"]
                 if names != usual:
                     entry = replace(entry, reads=tuple(names))
-                entry_of.update(dict.fromkeys(inside, entry))
+                entry_of.update((name, entry) for block in entry.blocks for name in block.names)
                 entries.append(entry)
                 before = entry
             found.append(replace(stage, entries=tuple(entries)))
@@ -920,6 +968,34 @@ def _folded_stages(stages: Sequence[Stage]) -> list[Stage]:
         else:
             blocks = tuple(block for stage in members for block in stage.entries[0].blocks)
             found.append(Stage(span([stage.name for stage in members]), (Entry(blocks),)))
+    return found
+
+
+def _with_rounds(stages: Sequence[Stage]) -> list[Stage]:
+    """Sequences of two or three single blocks that repeat, A B A B, as one stage."""
+
+    def key(stage: Stage) -> tuple[object, ...] | None:
+        alone = len(stage.entries) == 1 and stage.entries[0].times == 1
+        return (stage.name.rpartition(".")[0], stage.entries[0].block.signature()) if alone else None
+
+    keys = [key(stage) for stage in stages]
+    found, i = [], 0
+    while i < len(stages):
+        times, period = 1, 1
+        for n in (2, 3):
+            rounds = 1
+            while None not in keys[i : i + n] and keys[i + n * rounds : i + n * (rounds + 1)] == keys[i : i + n]:
+                rounds += 1
+            if rounds > 1 and rounds * n > times * period:
+                times, period = rounds, n
+        members = stages[i : i + times * period]
+        if times > 1:
+            blocks = [stage.entries[0].block for stage in members]
+            entries = tuple(Entry(tuple(blocks[k::period])) for k in range(period))
+            found.append(Stage(span([stage.name for stage in members]), entries, times))
+        else:
+            found.append(stages[i])
+        i += len(members)
     return found
 
 
