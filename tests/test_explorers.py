@@ -73,6 +73,28 @@ def test_a_constant_map_is_black_and_no_division_by_zero():
     assert mosaic(np.ones((1, 2, 2))).tolist() == [[0, 0], [0, 0]]
 
 
+def test_with_a_kernel_the_square_follows_network_layer_and_unit():
+    own = nn.Sequential(nn.Conv2d(1, 4, 3), nn.MaxPool2d(2))
+    box = explorers.play_receptive_field({"LeNet-5": "lenet5", "mine": own}, PICTURE)
+    network, layer, row, column, told, drawing = box.children
+
+    def square():
+        return [float(re.search(rf'class="field".*? {a}="([^"]+)"', drawing.value)[1]) for a in ("x", "y", "width")]
+
+    assert square() == [0, 0, 5]
+    layer.value, row.value, column.value = 3, 4, 2
+    s4 = explorers.layers_of(cnnlib.build("lenet5"), (1, 32, 32))[3]
+    assert square() == [s4.pixels(2)[0], s4.pixels(4)[0], s4.size] == [8, 16, 16]
+    assert "s4: 16×16 pixels, effective stride 4" in told.value
+    network.value = "mine"
+    assert layer.max == 1
+    assert square()[2] == 4
+
+
+def test_every_network_of_the_zoo_is_offered_to_play_with():
+    assert list(explorers.play_receptive_field().children[0].options) == cnnlib.list_models()
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

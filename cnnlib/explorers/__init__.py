@@ -1,10 +1,11 @@
-"""Floor 5: `explore_*` functions; each returns self-contained HTML that works on the static page and in a notebook."""
+"""Floor 5: `explore_*` return self-contained HTML, for the static page and notebooks; `play_*` are ipywidgets with a kernel."""
 
 import importlib
 
 _EXPORTS = {
     "explore_receptive_field": "fields",
     "layers_of": "fields",
+    "play_receptive_field": "fields",
     "explore_feature_maps": "maps",
     "explore_claims": "claims",
 }

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from torch import nn
 
 from cnnlib.explorers.html import Explorer, Range, png
+from cnnlib.models import zoo
 
 
 @dataclass(frozen=True)
@@ -82,16 +85,9 @@ def explore_receptive_field(
         raise ValueError(
             "this network has no layer with a square field of known place; see receptive_field(...) for why"
         )
-    height, width = image.shape[:2]
-    margin = round(0.06 * max(height, width), 1)
     first = layers[0]
-    box = f"{-margin} {-margin} {width + 2 * margin} {height + 2 * margin}"
-    low, high = first.pixels(0)
     start = (
-        f'<svg role="img" viewBox="{box}" width="360" aria-label="An image with a square over the {first.size} by '
-        f'{first.size} pixels that a unit of {html.escape(first.name)} sees"><image href="{png(image)}" width="{width}" '
-        f'height="{height}" /><rect class="field" x="{low}" y="{low}" width="{first.size}" height="{first.size}" '
-        f'fill="#d9822b" fill-opacity=".25" stroke="#d9822b" stroke-width="{max(height, width) / 80}"/></svg>'
+        f"{_drawing(image, first, 0, 0)}"
         f'<p class="reading" aria-live="polite" data-value>{html.escape(first.name)}: a unit sees {first.size}×{first.size} '
         "pixels.</p>"
     )
@@ -108,3 +104,70 @@ def explore_receptive_field(
         script=" ".join(SCRIPT.split("\n")),
         caption=caption,
     )
+
+
+def _drawing(image: np.ndarray, layer: Layer, row: int, column: int) -> str:
+    """The picture as SVG with the square that the unit in `row` and `column` of `layer` sees."""
+    height, width = image.shape[:2]
+    margin = round(0.06 * max(height, width), 1)
+    box = f"{-margin} {-margin} {width + 2 * margin} {height + 2 * margin}"
+    # Pixel i is drawn from i to i + 1, so that its left edge has the number of its centre.
+    (top, _), (left, _) = layer.pixels(row), layer.pixels(column)
+    return (
+        f'<svg role="img" viewBox="{box}" width="360" aria-label="An image with a square over the {layer.size} by '
+        f'{layer.size} pixels that a unit of {html.escape(layer.name)} sees"><image href="{png(image)}" width="{width}" '
+        f'height="{height}" style="image-rendering:pixelated"/><rect class="field" x="{left}" y="{top}" '
+        f'width="{layer.size}" height="{layer.size}" fill="#d9822b" fill-opacity=".25" stroke="#d9822b" '
+        f'stroke-width="{max(height, width) / 80}"/></svg>'
+    )
+
+
+def play_receptive_field(
+    networks: Mapping[str, nn.Module | str] | None = None, picture: ArrayLike | None = None
+) -> Any:
+    """The same explorer with a kernel behind it, as an ipywidgets box: choose a network, then layer, row and column.
+
+    `networks` maps a label to a module of your own or to a name of the zoo, all of which are offered by default. The
+    picture, (H, W) of uint8, is scaled to the network's input by repeating pixels; by default it is a grey checkerboard.
+    A module of your own is read at the picture's own size.
+    """
+    import ipywidgets
+    import torch
+
+    offered = dict(networks or {name: name for name in zoo.list_models()})
+    network = ipywidgets.Dropdown(options=list(offered), description="Network")
+    sliders = {name: ipywidgets.IntSlider(description=name, max=0) for name in ("Layer", "Row", "Column")}
+    drawing, told = ipywidgets.HTML(), ipywidgets.HTML()
+    state: dict[str, Any] = {}
+
+    def choose(_: object = None) -> None:
+        chosen = offered[network.value]
+        image = np.asarray(
+            picture if picture is not None else np.indices((16, 16)).sum(0) % 2 * 60 + 150, dtype=np.uint8
+        )
+        if isinstance(chosen, str):
+            shape = zoo.card(chosen).input_shape
+            rows, columns = (np.arange(side) * image.shape[i] // side for i, side in enumerate(shape[1:]))
+            image = image[rows][:, columns]
+            with torch.device("meta"):
+                chosen = zoo.build(chosen)
+        else:
+            shape = (next(p.shape[1] for p in chosen.parameters() if p.dim() == 4), *image.shape)
+        state.update(image=image, layers=layers_of(chosen, shape))
+        sliders["Layer"].max = max(len(state["layers"]) - 1, 0)
+        show()
+
+    def show(_: object = None) -> None:
+        if not state["layers"]:
+            drawing.value, told.value = "", "This network has no layer with a square field of known place."
+            return
+        layer = state["layers"][min(sliders["Layer"].value, len(state["layers"]) - 1)]
+        sliders["Row"].max, sliders["Column"].max = layer.height - 1, layer.width - 1
+        drawing.value = _drawing(state["image"], layer, sliders["Row"].value, sliders["Column"].value)
+        told.value = f"{html.escape(layer.name)}: {layer.size}×{layer.size} pixels, effective stride {layer.stride:g}"
+
+    choose()
+    network.observe(choose, names="value")
+    for slider in sliders.values():
+        slider.observe(show, names="value")
+    return ipywidgets.VBox([network, *sliders.values(), told, drawing])
