@@ -152,14 +152,31 @@ def _cell(value: Any) -> str:
 def _zoo(chosen: argparse.Namespace) -> None:
     from cnnlib.models.zoo import card, list_models
 
-    cards = [card(name) for name in list_models()]
-    published = [(card.published.get("params") or {}).get("value") for card in cards]
+    rows = []
+    for known in map(card, list_models()):
+        # The tests hold each of these against the network itself.
+        params, macs, field = (known.published.get(key) or {} for key in ("params", "macs", "receptive_field"))
+        keys = ("name", "title", "year", "input_shape", "num_classes", "least", "reference", "paper")
+        rows.append(
+            {key: getattr(known, key) for key in keys}
+            | {"params": params.get("value"), "macs": macs.get("value"), "macs_at": macs.get("at", known.input_shape)}
+            | {"receptive_field": field.get("value")}
+        )
     if chosen.json:
-        keys = ("name", "title", "year", "input_shape", "num_classes", "reference", "paper")
-        _print_json([{key: getattr(c, key) for key in keys} | {"params": p} for c, p in zip(cards, published)])
+        _print_json(rows)
         return
-    rows = [(c.name, c.title, str(c.year), listed(c.input_shape), p, c.reference) for c, p in zip(cards, published)]
-    _print_table("Networks", ("name", "title", "year", "input", "parameters", "reference"), rows)
+    _print_table(
+        "Networks; MACs in millions of multiply-adds, field in pixels, * at 3x224x224",
+        ("name", "year", "input", "parameters", "MACs", "field"),
+        [
+            (
+                *(row["name"], str(row["year"]), listed(row["input_shape"]), row["params"]),
+                f"{row['macs'] / 1e6:,.1f}{' *'[list(row['macs_at']) != list(row['input_shape'])]}".rjust(9),
+                row["receptive_field"],
+            )
+            for row in rows
+        ],
+    )
 
 
 def _table(chosen: argparse.Namespace) -> None:

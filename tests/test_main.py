@@ -130,3 +130,16 @@ def test_a_stale_record_is_named_and_leaves_with_1(monkeypatch, capsys):
     name = records.list_records()[0]
     assert main(["train", name, "--verify"]) == 1
     assert f"{name}: STALE: {name}: the recipe changed" in capsys.readouterr().out
+
+
+def test_the_zoo_lists_every_network_with_year_parameters_multiply_adds_and_field(capsys):
+    assert main(["zoo", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert list(rows) == cnnlib.list_models()
+    assert {name for name, row in rows.items() if not (row["year"] and row["params"] and row["macs"])} == set()
+    assert {name for name, row in rows.items() if not row["receptive_field"]} == {"highway_fc"}
+    assert (rows["resnet50"]["receptive_field"], rows["resnet50_v1_5"]["receptive_field"]) == (483, 427)
+    assert main(["zoo"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in rows)
+    assert "3,858.0" in printed
