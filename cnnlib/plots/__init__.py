@@ -18,7 +18,7 @@ _EXPORTS = {
     "draw_fields_on": "fields",
     "draw_network": "networks",
     "describe": "networks",
-    "outline": "outlines",
+    "outline": "networks",
     "draw_comparison": "comparisons",
     "comparison_size": "comparisons",
 }
