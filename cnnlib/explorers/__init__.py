@@ -1,6 +1,6 @@
 """Floor 5: `explore_*` return self-contained HTML, for the static page and notebooks; `play_*` are ipywidgets with a kernel."""
 
-import importlib
+from cnnlib.lazy import exports
 
 _EXPORTS = {
     "explore_receptive_field": "fields",
@@ -10,11 +10,4 @@ _EXPORTS = {
     "explore_claims": "claims",
 }
 __all__ = sorted(_EXPORTS)
-
-
-def __getattr__(name: str):
-    if name not in _EXPORTS:
-        raise AttributeError(f"module 'cnnlib.explorers' has no attribute {name!r}; it has {', '.join(__all__)}")
-    value = getattr(importlib.import_module(f"cnnlib.explorers.{_EXPORTS[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__, __dir__ = exports(__name__, _EXPORTS)

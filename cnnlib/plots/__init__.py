@@ -1,6 +1,6 @@
 """Floor 4: `draw_*` functions, rows in, Axes out; `STYLE` is the one style sheet of the book."""
 
-import importlib
+from cnnlib.lazy import exports
 
 _EXPORTS = {
     "STYLE": "style",
@@ -23,11 +23,4 @@ _EXPORTS = {
     "comparison_size": "comparisons",
 }
 __all__ = sorted(_EXPORTS)
-
-
-def __getattr__(name: str):
-    if name not in _EXPORTS:
-        raise AttributeError(f"module 'cnnlib.plots' has no attribute {name!r}; it has {', '.join(__all__)}")
-    value = getattr(importlib.import_module(f"cnnlib.plots.{_EXPORTS[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__, __dir__ = exports(__name__, _EXPORTS)

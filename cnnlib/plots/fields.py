@@ -42,5 +42,7 @@ def draw_fields_on(
     ax.set_ylim(high + pad, low - pad)
     ax.grid(False)
     ax.tick_params(colors=INK, length=2)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=min(len(fields), 5), handlelength=1, columnspacing=1)
+    ax.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=min(len(fields), 5), handlelength=1, columnspacing=1
+    )
     return ax
