@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from cnnlib.graph import Graph
@@ -44,10 +45,9 @@ def draw_network(network: Graph | Outline, ax: Axes) -> Axes:
     """
     drawn = outline(network) if isinstance(network, Graph) else network
     figure = ax.figure
-    if len(figure.axes) != 1 or figure is not ax.get_figure(root=True):
-        raise ValueError(
-            f"draw_network needs a figure of its own, got one with {len(figure.axes)} axes; use plt.subplots()"
-        )
+    if not isinstance(figure, Figure) or len(figure.axes) != 1:
+        what = f"one with {len(figure.axes)} axes" if isinstance(figure, Figure) else "a part of one"
+        raise ValueError(f"draw_network needs a figure of its own, got {what}; use plt.subplots()")
     width = figure.get_figwidth()
     if width < 4:
         raise ValueError(f"a drawing needs a figure of at least 4 inches, got {width:g}; use figsize=(7.2, 4)")

@@ -26,6 +26,7 @@ class Unit:
     kind: str
     kernel: tuple[int, ...] = ()
     stride: tuple[int, ...] = ()
+    padding: tuple[tuple[int, int], ...] = ()
     dilation: tuple[int, ...] = ()
     groups: int | str = 1
     width: int | None = None
@@ -39,7 +40,7 @@ class Unit:
 
     def signature(self, widths: bool = True) -> tuple[object, ...]:
         """What makes two units the same to a reader; without `widths`, of the same form."""
-        window = (self.kernel, self.stride, self.dilation)
+        window = (self.kernel, self.stride, self.padding, self.dilation)
         detail = self.detail if widths else re.sub(r"\d+", "n", self.detail)
         groups = self.groups if widths or isinstance(self.groups, str) else self.groups > 1
         return (self.kind, *window, groups, detail, self.before, self.after, self.width if widths else None)

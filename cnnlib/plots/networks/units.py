@@ -326,7 +326,7 @@ def _attention_words(heads: int) -> str:
 def _numbers(node: Node, source: tuple[int, ...], foreign: str) -> dict[str, object]:
     """The fields of a unit that say what its main operation does."""
     attrs, shape = node.attrs, node.shape or ()
-    window = {key: tuple(attrs.get(key, ())) for key in ("kernel", "stride", "dilation")}
+    window = {key: tuple(attrs.get(key, ())) for key in ("kernel", "stride", "padding", "dilation")}
     kind = node.kind
     if kind in ("conv", "conv_transpose"):
         groups = attrs["groups"]
