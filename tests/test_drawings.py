@@ -515,6 +515,9 @@ def test_layers_that_differ_in_padding_alone_are_not_folded():
     model = nn.Sequential(*[nn.Conv2d(3, 3, 3, padding=p) for p in (1, 1, 0, 0, 0, 1)])
     entries = [e for e in outline(cnnlib.trace(model, (3, 16, 16))).entries()]
     assert [entry.times for entry in entries] == [2, 3, 1]
+    # A border wider than the kernel is said: FCN's first layer has 100 pixels of it.
+    first = stage(outlined("fcn8s"), "conv1_1").entries[0].block.items[0]
+    assert first.text() == "3×3, 64, padding 100 ReLU"
 
 
 # The picture ---------------------------------------------------------------------------------------------------

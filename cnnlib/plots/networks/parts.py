@@ -54,11 +54,13 @@ class Unit:
         window = "×".join(map(str, self.kernel))
         if self.kind in ("conv", "conv_transpose"):
             up = self.kind == "conv_transpose"
+            pad = max((side for sides in self.padding for side in sides), default=0)
             parts = [
                 f"{window} depthwise" if self.groups == "depthwise" else f"{window} transposed" if up else window,
                 "" if self.groups == "depthwise" else width,
                 f"{self.groups} groups" if isinstance(self.groups, int) and self.groups > 1 else "",
                 f"dilation {max(self.dilation)}" if set(self.dilation) - {1} else "",
+                f"padding {pad}" if pad > max(self.kernel, default=1) * max(self.dilation, default=1) else "",
             ]
             return ", ".join(filter(None, parts)) + (step.replace("/", "×") if up else step)
         if self.kind == "linear":
