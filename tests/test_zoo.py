@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import cnnlib
+from cnnlib.analysis import receptive_field, receptive_field_by_gradient
 from cnnlib.analysis.costs import costs_of
 from cnnlib.analysis.fields import fields_of
 from cnnlib.models.zoo import ZOO, papers
@@ -135,6 +136,55 @@ def test_one_step_at_the_least_size_lowers_the_loss_and_reaches_every_parameter(
     before, after, silent = one_step(model, (row.channels, *size), classes, row.name == "lenet5_1998")
     assert after < before
     assert silent == []
+
+
+OWN_SIZE = (
+    "alexnet_owt",
+    "nin",
+    "googlenet_bn",
+    "highway19",
+    "resnet18",
+    "preact_resnet110",
+    "resnet20",
+    "densenet40_k12",
+    "mobilenet_v1",
+)
+
+
+@pytest.mark.parametrize("name", OWN_SIZE)
+def test_one_step_at_the_papers_size_lowers_the_loss_and_reaches_every_parameter(name):
+    torch.manual_seed(0)
+    card = cnnlib.card(name)
+    before, after, silent = one_step(cnnlib.build(name, num_classes=10), card.input_shape, 10, distances=False)
+    assert after < before
+    assert silent == []
+
+
+# One network of each family whose field has an end.
+FAMILIES = (
+    *(
+        "lenet5_1998",
+        "alexnet",
+        "zfnet",
+        "vgg_a",
+        "nin",
+        "googlenet",
+        "bn_inception",
+        "xception",
+        "highway19",
+        "plain18",
+    ),
+    *("resnet20", "preact_resnet110", "resnext29_8x64d", "densenet40_k12", "mobilenet_v1", "convnext_tiny"),
+)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_field_measured_by_gradient_is_the_field_by_geometry(name):
+    model, shape = cnnlib.build(name), cnnlib.card(name).input_shape
+    measured, computed = receptive_field_by_gradient(model, shape), receptive_field(model, shape).final
+    assert measured.size == computed.size
+    if computed.offset is not None and measured.offset is not None:
+        assert (measured.stride, measured.offset) == (computed.stride, computed.offset)
 
 
 @pytest.mark.parametrize("row", [r for r in ZOO if r.least and r.least > 1], ids=lambda r: r.name)

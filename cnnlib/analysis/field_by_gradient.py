@@ -155,10 +155,9 @@ class _Probe:
         if kind == "linear":
             width = node.attrs["in_features"]
             return F.linear(live[0], _positive((node.attrs["out_features"], width), width))
-        if kind in ("add", "elementwise"):
+        if kind in ("add", "mul", "elementwise"):
+            # A product depends on the same pixels as the sum of its factors, and squaring at every gate would overflow.
             return sum(live) if live else inputs[0]
-        if kind == "mul":
-            return math.prod(live) if live else inputs[0]
         if kind == "upsample":
             return self._upsample(node, live[0])
         if kind in _SHUFFLES:
