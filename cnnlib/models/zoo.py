@@ -131,6 +131,11 @@ ZOO = (
     Row("convnext_tiny", "convnext.convnext_tiny", "ConvNeXt-T",        2022, "liu2022convnet",        (224, 224), 32),
     Row("mobilenet_v1",  "mobilenet.mobilenet_v1", "MobileNet (1.0)",   2017, "howard2017mobilenets",  (224, 224), 1),
     Row("se_resnet50", "se_resnet.se_resnet50", "SE-ResNet-50", 2017, "hu2018squeeze", (224, 224), 35),
+    # Small sisters, our own, for what a page computes and two cores train
+    Row("small_vgg",         "small.small_vgg",         "small VGG, ours",               2026, "simonyan2015very",       (28, 28), None, 1, 10),
+    Row("small_alexnet",     "small.small_alexnet",     "small AlexNet, ours",           2026, "krizhevsky2012imagenet", (28, 28), None, 1, 10),
+    Row("small_alexnet_128", "small.small_alexnet_128", "small AlexNet, ours",           2026, "krizhevsky2012imagenet", (128, 128), None, 3, 10),
+    Row("densenet22_k12",    "small.densenet22_k12",    "DenseNet (L=22, k=12), ours",   2026, "huang2017densely",       (32, 32), 4, 3, 10),
 )
 # fmt: on
 
