@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 FLOORS = (
-    {"__init__", "errors", "lazy", "paths", "tables"},
+    {"__init__", "errors", "lazy", "paths", "progress", "tables"},
     {"models", "data", "published"},
     {"graph", "tracing", "operations"},
     {"analysis", "training"},
