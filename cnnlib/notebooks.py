@@ -345,6 +345,7 @@ def page_environment(scratch: Path | str) -> dict[str, str]:
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         "PYTHONHASHSEED": "0",
+        "TQDM_DISABLE": "1",  # a bar would stay behind on the page
     }
 
 
