@@ -18,10 +18,29 @@ PALETTE = {
     "pink": "#c76ba4",
 }
 
-# One colour a network, the same on every page.
+# One colour a network, the same on every page: a hue for the family, the paler the shallower.
 NETWORKS = {
     "lenet5": PALETTE["blue"],
     "lenet5_1998": PALETTE["orange"],
+    "alexnet": PALETTE["brown"],
+    "small_alexnet": PALETTE["brown"],
+    "small_alexnet_128": PALETTE["brown"],
+    "zfnet": PALETTE["pink"],
+    "vgg_d": PALETTE["orange"],
+    "small_vgg": PALETTE["orange"],
+    "googlenet": PALETTE["teal"],
+    "highway19": PALETTE["purple"],
+    "plain20": "#e08a97",
+    "plain56": PALETTE["red"],
+    "plain34": PALETTE["red"],
+    "resnet20": "#6fb0dc",
+    "resnet34": "#6fb0dc",
+    "resnet50": PALETTE["blue"],
+    "resnet56": PALETTE["blue"],
+    "resnet110": "#2a6ea0",
+    "densenet22_k12": PALETTE["green"],
+    "densenet40_k12": PALETTE["green"],
+    "densenet121": PALETTE["green"],
 }
 
 # What a layer does, in drawings of architectures.
