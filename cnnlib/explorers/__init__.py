@@ -8,6 +8,7 @@ _EXPORTS = {
     "play_receptive_field": "fields",
     "explore_feature_maps": "maps",
     "explore_claims": "claims",
+    "explore_output_sizes": "sizes",
 }
 __all__ = sorted(_EXPORTS)
 __getattr__, __dir__ = exports(__name__, _EXPORTS)
