@@ -6,6 +6,7 @@ _EXPORTS = {
     "cost": "costs",
     "connections": "costs",
     "compare": "differences",
+    "folded": "folding",
     "price": "prices",
     "receptive_field": "fields",
     "receptive_field_by_gradient": "field_by_gradient",
