@@ -18,6 +18,7 @@ import inspect
 import json
 import operator
 import re
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,38 @@ def show_source(*objects: Any) -> Any:
 
     blocks = [inspect.getsource(o).rstrip() for o in objects]
     return Markdown("\n".join(f"```python\n{block}\n```" for block in blocks))
+
+
+def claims_told(page: str) -> Any:
+    """What five lectures say of the subject of `page`, as a table to show: each claim that is not plainly right.
+
+    Every claim of the page is checked while the table is made; the ids of those that are right as they stand are printed.
+    ValueError for a page that tells no claim, RuntimeError where a check of the ledger fails.
+    """
+    import pandas as pd
+
+    from cnnlib import ledger
+
+    rows = [claim for claim in ledger.load().claims.values() if claim.page == page]
+    if not rows:
+        pages = sorted({claim.page for claim in ledger.load().claims.values() if claim.page})
+        raise unknown("page that tells claims", page, pages)
+    verdicts = {verdict.id: verdict for verdict in ledger.check_all(claim.id for claim in rows)}
+    for verdict in verdicts.values():
+        if verdict.failed:
+            raise RuntimeError(f"the ledger fails at {verdict.id}: {verdict.message}")
+    right = [claim for claim in rows if claim.verdict in ("OK", "FIG")]
+    told = [claim for claim in rows if claim not in right]
+    columns = {
+        "said": [f"{claim.claim}: {claim.said}" if claim.said != "-" else claim.claim for claim in told],
+        "judged": [ledger.LECTURE_VERDICTS[claim.verdict] for claim in told],
+        "the code": [verdicts[claim.id].status for claim in told],
+        "what is right": [claim.right for claim in told],
+        "why people say it": [claim.why for claim in told],
+    }
+    print(f"{len(rows)} rows of the ledger belong to this page. Right as they stand, or figures redrawn here:")
+    print(textwrap.fill(", ".join(claim.id for claim in right) or "none", 84))
+    return pd.DataFrame(columns, index=pd.Index([claim.id for claim in told], name="id"))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import nbformat
 import pytest
 
-from cnnlib import pages
+from cnnlib import ledger, pages
 from cnnlib.paths import checkout
 
 BOOK = (checkout() or pytest.skip("the pages are in a checkout", allow_module_level=True)) / "book"
@@ -90,3 +90,18 @@ def test_source_is_shown_as_it_stands_in_the_package():
     shown = pages.show_source(lenet.Subsampling).data
     assert shown.startswith("```python\nclass Subsampling(nn.Module):")
     assert "return self.coefficient * window_sum + self.bias" in shown
+
+
+def test_the_table_of_claims_has_every_row_of_the_page_in_it_or_above_it(capsys):
+    table = pages.claims_told("lenet")
+    above = capsys.readouterr().out
+    rows = [claim for claim in ledger.load().claims.values() if claim.page == "lenet"]
+    assert rows
+    for claim in rows:
+        assert (claim.id in table.index) != (claim.id in above), claim.id
+    assert list(table.loc["A-005", ["judged", "the code"]]) == ["not exact", "confirmed"]
+
+
+def test_a_page_without_claims_is_refused():
+    with pytest.raises(ValueError, match="no page that tells claims 'lenett'; did you mean 'lenet'"):
+        pages.claims_told("lenett")
