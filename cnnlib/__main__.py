@@ -150,29 +150,20 @@ def _cell(value: Any) -> str:
 
 
 def _zoo(chosen: argparse.Namespace) -> None:
-    from cnnlib.models.zoo import card, list_models
+    from cnnlib.models.zoo import overview
 
-    rows = []
-    for known in map(card, list_models()):
-        # The tests hold each of these against the network itself.
-        params, macs, field = (known.published.get(key) or {} for key in ("params", "macs", "receptive_field"))
-        keys = ("name", "title", "year", "input_shape", "num_classes", "least", "reference", "paper")
-        rows.append(
-            {key: getattr(known, key) for key in keys}
-            | {"params": params.get("value"), "macs": macs.get("value"), "macs_at": macs.get("at", known.input_shape)}
-            | {"receptive_field": field.get("value")}
-        )
+    rows = overview()
     if chosen.json:
-        _print_json(rows)
+        _print_json([asdict(row) for row in rows])
         return
     _print_table(
         "Networks; MACs in millions of multiply-adds, field in pixels, * at 3x224x224",
         ("name", "year", "input", "parameters", "MACs", "field"),
         [
             (
-                *(row["name"], str(row["year"]), listed(row["input_shape"]), row["params"]),
-                f"{row['macs'] / 1e6:,.1f}{' *'[list(row['macs_at']) != list(row['input_shape'])]}".rjust(9),
-                row["receptive_field"],
+                *(row.name, str(row.year), listed(row.input_shape), row.params),
+                f"{row.macs / 1e6:,.1f}{' *'[row.macs_at != row.input_shape]}".rjust(9),
+                row.receptive_field,
             )
             for row in rows
         ],

@@ -207,6 +207,44 @@ def card(name: str) -> Card:
     )
 
 
+@dataclass(frozen=True)
+class Figures:
+    """A line of the list of all networks: `macs` are those at `macs_at`, (C, H, W); `receptive_field` is in pixels."""
+
+    name: str
+    title: str
+    year: int
+    input_shape: tuple[int, int, int]
+    num_classes: int
+    least: int
+    reference: str
+    paper: str
+    params: int | None
+    macs: int | None
+    macs_at: tuple[int, int, int]
+    receptive_field: int | str | None
+
+
+def overview() -> list[Figures]:
+    """Every network with its figures from `data/papers/`, each of which the tests compute again from the network.
+
+    >>> [(row.year, row.params) for row in overview() if row.name == "vgg_d"]
+    [(2014, 138357544)]
+    """
+    rows = []
+    for known in map(card, list_models()):
+        params, macs, field = (known.published.get(key) or {} for key in ("params", "macs", "receptive_field"))
+        rows.append(
+            Figures(
+                *(known.name, known.title, known.year, known.input_shape, known.num_classes),
+                *(known.least, known.reference, known.paper, params.get("value"), macs.get("value")),
+                macs_at=tuple(macs.get("at", known.input_shape)),
+                receptive_field=field.get("value"),
+            )
+        )
+    return rows
+
+
 def build(name: str, *, num_classes: int | None = None, in_channels: int | None = None, **options: Any) -> nn.Module:
     """The network `name` with fresh weights from the current random state.
 

@@ -285,20 +285,23 @@ class _Page(Canvas):
     def legend(self) -> None:
         x, y = MARGIN, self.bottom + LINE / 2
         words = [(word, kind_colour(kind)) for word, kind in _WORDS if kind_colour(kind) in self.used]
-        notes = ["slabs: height = log of the side, width = log of the number of maps"]
+        notes = ["Slabs: height = logarithm of the side, width = logarithm of the number of maps."]
         if any(unit.kind in ("conv", "conv_transpose") for unit in self.outline.units()):
-            notes.append("3×3, 64 /2: kernel, maps, stride")
+            notes.append("3×3, 64 /2: kernel, maps, stride.")
+        if any(entry.growth and entry.times > 1 for entry in self.outline.entries()):
+            notes.append("k: the maps that each layer adds.")
         if self.usual:
-            notes.append(f"{' '.join(self.usual)} after each convolution where nothing else is said")
-        for word, colour in [*words, *((note, "") for note in notes)]:
-            need = width_of(word) + (0.13 if colour else 0)
+            notes.append(f"{' '.join(self.usual)} after each convolution where nothing else is said.")
+        for word, colour in words:
+            need = width_of(word) + 0.13
             if x > MARGIN and x + need > self.width - MARGIN:
                 x, y = MARGIN, y + LINE + 0.02
-            if colour:
-                self.ax.add_patch(Rectangle((x, y - 0.045), 0.09, 0.09, fc=colour + "38", ec=colour, lw=0.8))
-                x += 0.13
-            self.text(x, y, Text(word), ha="left")
-            x += width_of(word) + 0.16
+            self.ax.add_patch(Rectangle((x, y - 0.045), 0.09, 0.09, fc=colour + "38", ec=colour, lw=0.8))
+            self.text(x + 0.13, y, Text(word), ha="left")
+            x += need + 0.16
+        for line in wrapped(notes, self.width - 2 * MARGIN - 0.3):
+            y += LINE + 0.02
+            self.text(MARGIN, y, Text(line), ha="left")
         self.bottom = y + LINE / 2
 
 
