@@ -350,3 +350,11 @@ def test_another_trouble_is_told_with_its_first_error(install):
     install.LOG.write_text("Resolved 3 packages\nerror: torch has no wheels for this platform\n  hint: none\n")
     assert install._reason() is None
     assert install._last_error() == "error: torch has no wheels for this platform"
+
+
+def test_every_file_of_data_has_a_row_that_says_where_it_is_from():
+    rows = re.findall(r"^\| `([^`]+)` \|", (ROOT / "data" / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    files = [path.relative_to(ROOT / "data") for path in tracked() if (ROOT / "data") in path.parents]
+    described = [path for path in files if str(path) == "README.md" or any(path.match(row) for row in rows)]
+    assert [str(path) for path in files if path not in described] == []
+    assert [row for row in rows if not any(path.match(row) for path in files)] == []
