@@ -136,6 +136,7 @@ ZOO = (
     Row("small_alexnet",     "small.small_alexnet",     "small AlexNet, ours",           2026, "krizhevsky2012imagenet", (28, 28), None, 1, 10),
     Row("small_alexnet_128", "small.small_alexnet_128", "small AlexNet, ours",           2026, "krizhevsky2012imagenet", (128, 128), None, 3, 10),
     Row("densenet22_k12",    "small.densenet22_k12",    "DenseNet (L=22, k=12), ours",   2026, "huang2017densely",       (32, 32), 4, 3, 10),
+    Row("stack_net",         "stacks.stack_net",        "stacks of filters, ours",       2026, "simonyan2015very",       (28, 28), None, 1, 10),
 )
 # fmt: on
 
