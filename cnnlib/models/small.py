@@ -9,7 +9,8 @@ follows   small_vgg: three stages of three 3x3 convolutions with pooling behind 
           small_alexnet_128: the same for photos of 128x128, with AlexNet's 11x11 filters of stride 4
           densenet22_k12: the plain DenseNet with 6 layers in each block (`densenet.py`)
 differs   in width, depth and input from every paper; at the start He's weights, since AlexNet's deviation of 0.01 was chosen
-          for sums over many more inputs
+          for sums over many more inputs; in the first layer of the AlexNets 0.01 all the same, so that a short training
+          leaves little in its filters that was not learned
 """
 
 from __future__ import annotations
@@ -73,7 +74,9 @@ def _small_alexnet(
         channels = row.maps
     layers.update(flatten=nn.Flatten(), fc6=nn.Linear(units, 256), relu6=nn.ReLU(), drop6=nn.Dropout(dropout))
     layers["fc7"] = nn.Linear(256, num_classes)
-    return nn.Sequential(layers).apply(_init_he)
+    model = nn.Sequential(layers).apply(_init_he)
+    nn.init.normal_(model.conv1.weight, std=0.01)
+    return model
 
 
 def _init_he(module: nn.Module) -> None:
