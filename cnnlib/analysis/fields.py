@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 
 from torch import nn
@@ -705,14 +705,36 @@ def _row(node: Node, state: State) -> FieldRow:
     return FieldRow(node.name, node.kind, both(sizes), both(strides), both(offsets), both(paddings), note)
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a map's positions lie: the axes of the tensor (batch included) that are height and width, and what each sees."""
+
+    homes: tuple[int, int]
+    axes: tuple[Axis, Axis]
+
+    def pixels(self, row: int, column: int) -> tuple[tuple[float, float], tuple[float, float]] | None:
+        """First and last pixel, along height and along width, that the position sees, borders not clipped.
+
+        None for a position that sees nothing; an axis that sees the whole image gives minus and plus infinity.
+        """
+        spans = [
+            (-WHOLE_IMAGE, WHOLE_IMAGE) if axis.whole else axis.track.at(n) for axis, n in zip(self.axes, (row, column))
+        ]
+        return None if None in spans else (spans[0], spans[1])
+
+
 @dataclass(frozen=True, repr=False)
 class FieldTable:
-    """The rows of `receptive_field`; iterates its rows, `table[name]` is one of them, `final` the one that papers quote."""
+    """The rows of `receptive_field`; iterates its rows, `table[name]` is one of them, `final` the one that papers quote.
+
+    `places` are the maps among them: where each of their positions looks.
+    """
 
     network: str
     input_shape: tuple[int, int, int]
     rows: tuple[FieldRow, ...]
     final_name: str | None
+    places: dict[str, Place] = field(default_factory=dict, compare=False)
 
     def __iter__(self) -> Iterator[FieldRow]:
         return iter(self.rows)
@@ -787,7 +809,13 @@ def fields_of(graph: Graph) -> FieldTable:
     maps = [
         row.name for row in rows if row.name in main and states[row.name].positional and not states[row.name].pooled
     ]
-    return FieldTable(type(graph.model).__name__, graph.input_shape, tuple(rows), maps[-1] if maps else None)
+    places = {
+        row.name: Place((state.home(0), state.home(1)), state.axes)
+        for row in rows
+        if (state := states[row.name]).home(0) is not None and state.home(1) is not None
+    }
+    final = maps[-1] if maps else None
+    return FieldTable(type(graph.model).__name__, graph.input_shape, tuple(rows), final, places)
 
 
 def receptive_field(model: nn.Module, input_shape: tuple[int, int, int]) -> FieldTable:
