@@ -8,6 +8,8 @@ _EXPORTS = {
     "play_receptive_field": "fields",
     "explore_feature_maps": "maps",
     "explore_claims": "claims",
+    "explore_stack": "stacks",
+    "stack_numbers": "stacks",
     "explore_output_sizes": "sizes",
 }
 __all__ = sorted(_EXPORTS)

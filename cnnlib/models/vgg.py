@@ -42,6 +42,21 @@ def convolutions(stage: str) -> list[tuple[int, int]]:
     return [tuple(map(int, layer.split("-"))) for layer in stage.split() if layer != "LRN"]
 
 
+def layer_names(column: str) -> list[str]:
+    """The layers of a column in order, as later papers name them: conv1_1, ..., pool5, fc6, fc7, fc8.
+
+    >>> layer_names("A")[:4]
+    ['conv1_1', 'pool1', 'conv2_1', 'pool2']
+    """
+    if column not in TABLE_1:
+        raise unknown("column of table 1", column, TABLE_1)
+    names = []
+    for block, stage in enumerate(TABLE_1[column], start=1):
+        names += [f"conv{block}_{number}" for number in range(1, len(convolutions(stage)) + 1)]
+        names.append(f"pool{block}")
+    return [*names, "fc6", "fc7", "fc8"]
+
+
 def vgg(
     column: str, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5, batch_norm: bool = False
 ) -> PooledClassifier:

@@ -21,6 +21,9 @@ _EXPORTS = {
     "outline": "networks",
     "draw_comparison": "comparisons",
     "comparison_size": "comparisons",
+    "draw_pyramid": "vgg",
+    "draw_columns": "vgg",
+    "draw_shares": "vgg",
 }
 __all__ = sorted(_EXPORTS)
 __getattr__, __dir__ = exports(__name__, _EXPORTS)
