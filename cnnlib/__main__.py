@@ -68,6 +68,20 @@ def _parser() -> _Parser:
     sub.add_argument("--verify", action="store_true", help="train nothing: say whether the records still hold")
     sub.add_argument("--device", help="cpu, cuda, cuda:1, ... (picked by itself, where it is left out)")
 
+    sub = command(
+        "work-queue",
+        _work_queue,
+        "train the runs that have no record yet, in their order, for some minutes; the next call goes on",
+        as_json=True,
+    )
+    sub.add_argument(
+        "--minutes", metavar="N", type=_minutes, required=True, help="stop cleanly before so many are over"
+    )
+    sub.add_argument(
+        "--out", metavar="DIR", required=True, help="where records/ and weights/ go, to be brought to data/"
+    )
+    sub.add_argument("--device", help="cpu, cuda, cuda:1, ... (picked by itself, where it is left out)")
+
     sub = command("check", _check, "ask the code about the claims; exit code 1 where the ledger is wrong", as_json=True)
     sub.add_argument("id", nargs="*", metavar="CLAIM", help="claims by id, such as A-007 (all, where none is named)")
     sub.add_argument("--ledger", metavar="FILE", help="another ledger than data/claims.yml")
@@ -104,6 +118,16 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
     return int(text)
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
+    return minutes
 
 
 def _port(text: str) -> int:
@@ -237,14 +261,18 @@ def _train(chosen: argparse.Namespace) -> int:
             if chosen.json:
                 print(json.dumps({"run": name, "seed": at.seed, **asdict(epoch)}), flush=True)
                 continue
-            print(
-                f"{name}  seed {at.seed} ({at.number} of {at.of})  epoch {epoch.epoch} of {whole}  "
-                f"loss {epoch.train_loss:.4f}  test accuracy {epoch.test_accuracy:.4f}  {epoch.seconds:.1f} s",
-                flush=True,
-            )
+            print(_progress(at, whole), flush=True)
         if not chosen.json:
             print(_outcome(records.load(name)), flush=True)
     return 0
+
+
+def _progress(at: Any, epochs: int) -> str:
+    epoch = at.epoch
+    return (
+        f"{at.name}  seed {at.seed} ({at.number} of {at.of})  epoch {epoch.epoch} of {epochs}  "
+        f"loss {epoch.train_loss:.4f}  test accuracy {epoch.test_accuracy:.4f}  {epoch.seconds:.1f} s"
+    )
 
 
 def _outcome(record: Any) -> str:
@@ -274,6 +302,43 @@ def _queue(plans: Sequence[Any], as_json: bool) -> None:
             for row in rows
         ],
     )
+
+
+def _work_queue(chosen: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from cnnlib.training import records
+    from cnnlib.training.estimates import duration
+    from cnnlib.training.queue import Outcome, work_queue
+
+    epochs = {plan.name: plan.recipe.epochs for plan in records.plans()}
+    rows = []
+    for step in work_queue(chosen.minutes, Path(chosen.out), device=chosen.device):
+        if isinstance(step, Outcome):
+            rows.append(step)
+        elif not chosen.json:
+            print(_progress(step, epochs[step.name]), flush=True)
+    failed = [row for row in rows if row.state == "failed"]
+    if chosen.json:
+        _print_json([asdict(row) for row in rows])
+        return 1 if failed else 0
+    _print_table(
+        "The runs that had no record; epochs over all seeds, what is left at this machine's speed",
+        ("name", "state", "epochs", "of", "left", "memory, MB"),
+        [
+            (
+                *(row.name, row.state, row.epochs_done, row.epochs),
+                *(row.seconds and duration(row.seconds), row.memory and round(row.memory / 1e6)),
+            )
+            for row in rows
+        ],
+    )
+    for row in rows:
+        if row.why:
+            print(f"{row.name}: {row.why}")
+    if any(row.state in ("recorded", "recorded before") for row in rows):
+        print(f"Bring {chosen.out}/records and {chosen.out}/weights to data/ and commit them there.")
+    return 1 if failed else 0
 
 
 def _spread(accuracy: dict[str, Any] | None) -> str:

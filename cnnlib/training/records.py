@@ -364,10 +364,12 @@ def run_record(
     return _run_record(_planned(name, folder), folder or data_dir(), work, device)
 
 
-def _run_record(plan: Plan, folder: Path, work: Path | None, device: torch.device | str | None) -> Iterator[Progress]:
+def _run_record(
+    plan: Plan, folder: Path, work: Path | None, device: torch.device | str | None, data: DataSet | None = None
+) -> Iterator[Progress]:
     root = checkout()
     work = work or (root / "_build" / "runs" if root else cache_dir() / "runs")
-    data = load_data(plan.recipe.data)
+    data = data or load_data(plan.recipe.data)
     runs, kept = [], None
     for number, seed in enumerate(plan.seeds, 1):
         recipe = plan.recipe.but(seed=seed)
