@@ -5,6 +5,7 @@ A `Recipe` says everything that a run depends on; `fit` yields one `Epoch` after
 """
 
 from cnnlib.training.engine import Epoch, Score, evaluate, fit, pick_device, scores
+from cnnlib.training.estimates import RunCost, what_it_costs
 from cnnlib.training.parts import SGD, AdamW, Constant, Cosine, CrossEntropy, MaximumAPosteriori, Steps
 from cnnlib.training.recipe import Recipe
 from cnnlib.training.records import run_record
@@ -18,6 +19,7 @@ __all__ = [
     "Epoch",
     "MaximumAPosteriori",
     "Recipe",
+    "RunCost",
     "Score",
     "Steps",
     "evaluate",
@@ -25,4 +27,5 @@ __all__ = [
     "pick_device",
     "run_record",
     "scores",
+    "what_it_costs",
 ]

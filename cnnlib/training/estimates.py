@@ -89,7 +89,9 @@ def _needs(node: Node, graph: Graph, value: int, mask: int) -> tuple[str, int]:
     if node.kind == "adaptive_avg_pool" and math.prod(node.attrs["output_size"]) == 1:
         return "", 0  # a mean, whose gradient is the same everywhere
     if node.kind == "local_response_norm":
-        return "in", 3 * size * value  # the squares, their sums over neighbouring maps, and the divisor
+        # The sums over neighbouring maps, the divisor, and the squares with maps of zeros around them.
+        around = getattr(graph.model.get_submodule(node.module), "size", 5) - 1
+        return "in", value * (2 * size + size * (node.shape[0] + around) // node.shape[0])
     if node.kind == "mul" and len([name for name in node.inputs if graph[name].live]) < 2:
         return "", 0
     return NEEDED.get(node.kind, ""), 0
