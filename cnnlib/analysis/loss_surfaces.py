@@ -153,7 +153,7 @@ def _random_directions(graph: Graph, count: int, seed: int, normalise: str) -> t
             elif normalise == "layer":
                 drawn = drawn * (weight.double().norm() / drawn.norm())
             steps[name] = drawn.to(weight.dtype)
-        made.append(Direction(steps, f"random {number + 1}, {how}, seed {seed}"))
+        made.append(Direction(steps, f"random direction {number + 1}, {how}, seed {seed}"))
     return tuple(made)
 
 
@@ -673,7 +673,7 @@ def trajectory(
     positions = gram @ weights
     # An eigenvector has no sign of its own: the first checkpoint lies on the positive side.
     sign = torch.where(positions[0] < 0, -1.0, 1.0).double()
-    weights, positions = weights * sign, positions * sign
+    weights, positions = weights * sign, positions * sign + 0.0  # no -0.0
     directions = []
     for k in range(components):
         steps = {

@@ -6,11 +6,15 @@ _EXPORTS = {
     "explore_receptive_field": "fields",
     "layers_of": "fields",
     "play_receptive_field": "fields",
+    "explore_effective_field": "effective_fields",
+    "explore_growth": "growth",
     "explore_feature_maps": "maps",
     "explore_claims": "claims",
     "explore_stack": "stacks",
     "stack_numbers": "stacks",
     "explore_output_sizes": "sizes",
+    "explore_loss_surfaces": "loss_surfaces",
+    "explore_deconvnet": "deconvnet",
 }
 __all__ = sorted(_EXPORTS)
 __getattr__, __dir__ = exports(__name__, _EXPORTS)
