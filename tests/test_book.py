@@ -8,8 +8,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 
+import cnnlib
 from cnnlib import notebooks, site
+from cnnlib.plots import describe
 
 ROOT = Path(__file__).resolve().parent.parent
 FRESH = ROOT / "_build" / "src" / "book"
@@ -44,6 +47,20 @@ def test_a_lecture_shows_nothing_of_the_machine_that_ran_it(path):
         assert not re.search(
             r"/(?:home|root|Users|tmp|work|site-packages)/", re.sub(r'"image/png": ".*?"', "", shown)
         ), cell.id
+
+
+def test_a_drawn_network_has_the_words_of_its_graph_as_alt_text():
+    """`describe(trace(build(name), ...))` stands in the cell that draws it; where it does not, copy it there."""
+    found = {}
+    for path in LECTURES:
+        for cell in notebooks.read(path).cells:
+            for name in re.findall(r'draw_network\(graphs\["(\w+)"\]', cell.source):
+                found[name] = cell.metadata["mystnb"]["image"]["alt"]
+    assert {"lenet5_1998", "inception_v4", "densenet121"} <= set(found)
+    for name, alt in found.items():
+        with torch.device("meta"):
+            model = cnnlib.build(name)
+        assert alt == describe(cnnlib.trace(model, cnnlib.card(name).input_shape)), name
 
 
 @every_lecture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from functools import cache
 
@@ -678,3 +679,28 @@ def test_a_run_of_names_is_shortened_without_losing_its_ends():
     assert span(["layer1.1", "layer1.2"]) == "layer1.1–2"
     assert span(["encoder.a", "encoder.norm"]) == "encoder.a–norm"
     assert span(["one", "two"]) == "one–two"
+
+
+def test_a_merge_that_is_no_sum_is_drawn_with_the_name_of_its_function():
+    class Rivals(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.near, self.wide = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 3, padding=1)
+
+        def forward(self, x):
+            return torch.maximum(self.near(x), self.wide(x))
+
+    graph = cnnlib.trace(Rivals(), (3, 32, 32))
+    assert "joined by maximum" in describe(graph)
+    assert "maximum" in texts(drawn(graph))
+
+
+@pytest.mark.parametrize("name", ["lenet5_1998", "googlenet", "resnet50", "densenet121", "inception_v4"])
+def test_the_notes_of_a_legend_are_whole_sentences_inside_the_page(name):
+    ax = drawn(traced(name))
+    notes = [text for text in ax.texts if text.get_text().endswith(".")]
+    assert notes
+    renderer = ax.figure.canvas.get_renderer()
+    boxes = [text.get_window_extent(renderer) for text in notes]
+    assert all(box.x1 <= ax.figure.bbox.x1 for box in boxes)
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))

@@ -93,7 +93,7 @@ class Units:
 
     def merge_word(self, node: Node) -> str:
         words = {"add": "−" if "sub" in node.op else "+", "mul": "÷" if "div" in node.op else "×", "cat": "concat"}
-        return words.get(node.kind, node.kind.replace("_", " "))
+        return words.get(node.kind, node.op.lower() if node.kind == "elementwise" else node.kind.replace("_", " "))
 
     def _attention(self, merge: Node, inside: list[str], left: list[str]) -> Unit | None:
         """Softmax of products of one value with itself, written out or as torch's one function."""
