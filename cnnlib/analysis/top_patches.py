@@ -9,20 +9,20 @@ is what the unit sees: the receptive field of its position by `fields`, placed b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from cnnlib import tables
 from cnnlib.analysis.deconvnet import DECONVNET, Way, as_images, batch_size, check_maps, project
 from cnnlib.analysis.fields import FieldRow, fields_of
 from cnnlib.analysis.prices import Passes, priced
-from cnnlib.graph import trace
+from cnnlib.graph import Graph, trace
 from cnnlib.progress import progress
 from cnnlib.tracing import borrowed, copied
 
@@ -133,65 +133,108 @@ def _prepared(model: nn.Module, images: Any, here: slice | list[int], prepare: C
     return as_images(model, prepare(batch) if prepare else batch)
 
 
-def _passes(model: nn.Module, images: Any, at: str, **options: Any) -> Passes:
+def _passes(model: nn.Module, images: Any, layers: Any, **options: Any) -> Passes:
     one = _prepared(model, images, slice(0, 1), options.get("prepare"))
     return Passes(tuple(one.shape[1:]), len(images), batch=options.get("batch", 256))
 
 
+class _Search(fx.Interpreter):
+    """Runs a network over batches and keeps, of each wanted map, the strongest activations so far."""
+
+    def __init__(self, graph: Graph, wanted: Mapping[str, tuple[int, ...]], count: int, one_an_image: bool) -> None:
+        super().__init__(graph.module)
+        self.wanted = {graph.fx_node(name): (name, maps) for name, maps in wanted.items()}
+        self.count, self.one_an_image = count, one_an_image
+        self.start = 0  # the number of the batch's first image
+        self.best: dict[str, tuple[Tensor, Tensor, Tensor]] = {}  # values, images, places: (maps, up to count)
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n in self.wanted:
+            # At once, since a later operation may overwrite it.
+            self._keep(*self.wanted[n], value)
+        return value
+
+    def _keep(self, name: str, maps: tuple[int, ...], value: Tensor) -> None:
+        flat = value.flatten(2) if value.dim() == 4 else value[..., None]
+        flat = flat[:, list(maps)].transpose(0, 1)  # (maps, N, places)
+        if self.one_an_image:
+            top, place = flat.max(2, keepdim=True)
+        else:
+            # Not topk, which orders equal values (of overlapping windows) as it likes.
+            top, place = (part[..., : self.count] for part in flat.sort(dim=2, descending=True, stable=True))
+        image = (torch.arange(flat.shape[1], device=flat.device) + self.start)[None, :, None].expand_as(top)
+        found = tuple(column.flatten(1) for column in (top, image, place))
+        if name in self.best:
+            found = tuple(torch.cat(pair, dim=1) for pair in zip(self.best[name], found))
+        # A stable order, so that the batches do not show.
+        order = found[0].sort(dim=1, descending=True, stable=True).indices[:, : self.count]
+        self.best[name] = tuple(column.gather(1, order) for column in found)
+
+
 @priced(_passes)
-def strongest_patches(
+def strongest_in_layers(
     model: nn.Module,
     images: Any,
-    at: str,
+    layers: Sequence[str],
     *,
     maps: Sequence[int] | None = None,
     count: int = 9,
     one_an_image: bool = True,
     prepare: Callable[[Tensor], Tensor] | None = None,
     batch: int = 256,
-) -> TopPatches:
-    """The `count` strongest activations above 0 of each map of the node `at` over a data set, and what they see.
-
-    `images` is anything of which a slice is a batch (N, C, H, W): a tensor, an array, a file mapped into memory.
-    `prepare` turns a batch as it is stored into what the network wants. `one_an_image` keeps the strongest place of
-    an image alone; of equal values the earlier image is kept. Only one batch of maps is held at a time.
-    """
+) -> dict[str, TopPatches]:
+    """`strongest_patches` of several layers by their names, for one pass of the data."""
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
+    if not layers or not len(images):
+        raise ValueError(f"at least one layer and one image: got {len(layers)} layers and {len(images)} images")
     shape = tuple(_prepared(model, images, slice(0, 1), prepare).shape[1:])
     graph = trace(model, shape)
-    part = graph.upto(at)
-    check_maps(at, part.output.shape)
-    channels, *extent = part.output.shape
-    wanted = tuple(range(channels)) if maps is None else tuple(int(m) for m in maps)
-    for m in wanted:
-        if not 0 <= m < channels:
-            raise ValueError(f"{at} has maps 0 to {channels - 1}, got {m}")
-    keep = count if extent and not one_an_image else 1
-    best: tuple[Tensor, Tensor, Tensor] | None = None
+    wanted = {at: _maps_of(graph, at, maps) for at in layers}
+    last = max(wanted, key=[node.name for node in graph].index)
+    part = graph.upto(last) if graph.ancestors(last).issuperset(wanted) else graph
     batch = batch_size(part, batch)
     steps = range(0, len(images), batch)
     with borrowed(model, copied), torch.no_grad():
-        run = part.module
-        for start in progress(steps, f"strongest activations of {at}", total=len(steps), unit="batch"):
-            value = run(_prepared(model, images, slice(start, start + batch), prepare).clone())
-            flat = value.flatten(2) if value.dim() == 4 else value[..., None]
-            flat = flat[:, list(wanted)].transpose(0, 1)  # (maps, N, places)
-            top, place = flat.max(2, keepdim=True) if keep == 1 else flat.topk(min(keep, flat.shape[2]), dim=2)
-            image = (torch.arange(flat.shape[1], device=flat.device) + start)[None, :, None].expand_as(top)
-            found = tuple(part.flatten(1) for part in (top, image, place))
-            best = found if best is None else tuple(torch.cat(pair, dim=1) for pair in zip(best, found))
-            # A stable order, so that the batches do not show.
-            order = best[0].sort(dim=1, descending=True, stable=True).indices[:, :count]
-            best = tuple(part.gather(1, order) for part in best)
-    row = next((row for row in fields_of(graph) if row.name == at), None)
-    rows = []
-    for m, *columns in zip(wanted, *(part.cpu().tolist() for part in best)):
-        for rank, (value, image, place) in enumerate(zip(*columns)):
-            if value > 0:
-                position = divmod(place, extent[1]) if extent else ()
-                rows.append(Patch(m, rank, image, position, value, box_of(row, position, shape[1:])))
-    return TopPatches(type(model).__name__, at, shape, len(images), tuple(rows), wanted)
+        search = _Search(part, wanted, count, one_an_image)
+        for search.start in progress(steps, f"strongest of {', '.join(wanted)}", total=len(steps), unit="batch"):
+            # A copy, which the network may overwrite.
+            search.run(_prepared(model, images, slice(search.start, search.start + batch), prepare).clone())
+    fields = {row.name: row for row in fields_of(graph)}
+    found = {}
+    for at, numbers in wanted.items():
+        extent = graph[at].shape[1:]
+        rows = []
+        for m, *columns in zip(numbers, *(column.cpu().tolist() for column in search.best[at])):
+            for rank, (value, image, place) in enumerate(zip(*columns)):
+                if value > 0:
+                    position = divmod(place, extent[1]) if extent else ()
+                    rows.append(Patch(m, rank, image, position, value, box_of(fields.get(at), position, shape[1:])))
+        found[at] = TopPatches(type(model).__name__, at, shape, len(images), tuple(rows), numbers)
+    return found
+
+
+def _maps_of(graph: Graph, at: str, maps: Sequence[int] | None) -> tuple[int, ...]:
+    shape = graph[at].shape
+    check_maps(at, shape)
+    wanted = tuple(range(shape[0])) if maps is None else tuple(int(m) for m in maps)
+    for m in wanted:
+        if not 0 <= m < shape[0]:
+            raise ValueError(f"{at} has maps 0 to {shape[0] - 1}, got {m}")
+    return wanted
+
+
+@priced(_passes)
+def strongest_patches(model: nn.Module, images: Any, at: str, **options: Any) -> TopPatches:
+    """The `count` (9) strongest activations above 0 of each map of the node `at` over a data set, and what they see.
+
+    `images` is anything of which a slice is a batch (N, C, H, W): a tensor, an array, a file mapped into memory.
+    `prepare` turns a batch as it is stored into what the network wants; `maps` are those of interest. `one_an_image`
+    (True) keeps the strongest place of an image alone; of equal values the earlier image is kept. Only one `batch` (256)
+    of maps is held at a time.
+    """
+    return strongest_in_layers(model, images, [at], **options)[at]
 
 
 def pictures_of(

@@ -15,6 +15,8 @@ _EXPORTS = {
     "explore_output_sizes": "sizes",
     "explore_loss_surfaces": "loss_surfaces",
     "explore_deconvnet": "deconvnet",
+    "explore_residual_paths": "residual_paths",
+    "laws_of_paths": "residual_paths",
 }
 __all__ = sorted(_EXPORTS)
 __getattr__, __dir__ = exports(__name__, _EXPORTS)
