@@ -39,6 +39,8 @@ from cnnlib.graph import Graph, Node, trace
 Maps = tuple[tuple[str, int], ...]
 # Maps and the size of each: (height, width), or () behind the global pooling.
 Value = tuple[Maps, tuple[int, ...]]
+# The same without the order of the maps: each (source, maps) with how often it occurs, and the size.
+Bag = tuple[frozenset[tuple[tuple[str, int], int]], tuple[int, ...]]
 
 _WEIGHTED = ("conv", "conv_transpose", "linear")
 _NORMS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "local_response_norm")
@@ -162,9 +164,10 @@ def _blocks(graph: Graph, origins: dict[str, Maps]) -> list[_Block]:
     for node in graph:
         if node.kind == "cat" and node.live and node.attrs["dim"] == 1:
             cats.setdefault(_value(graph, origins, node.name), node)
-    read: dict[tuple[frozenset, tuple[int, ...]], list[str]] = {}
-    for name, (maps, size) in readers.items():
-        read.setdefault((frozenset(Counter(maps).items()), size), []).append(name)
+    by_read: dict[Bag, list[str]] = {}
+    for name, value in readers.items():
+        by_read.setdefault(_bag(value), []).append(name)
+    read = sorted(by_read.items(), key=lambda item: -len(item[0][0]))
     before: dict[Value, _Step] = {}
     for whole in cats:
         step = _last_step(graph, whole, readers, read)
@@ -190,29 +193,27 @@ def _blocks(graph: Graph, origins: dict[str, Maps]) -> list[_Block]:
     return sorted(blocks, key=lambda block: place[block.steps[0].adds[-1][0]])
 
 
-def _bag(value: Value) -> tuple[frozenset, tuple[int, ...]]:
+def _bag(value: Value) -> Bag:
     """A value without the order of its maps."""
     return frozenset(Counter(value[0]).items()), value[1]
 
 
 def _last_step(
-    graph: Graph, whole: Value, readers: dict[str, Value], read: dict[tuple[frozenset, tuple[int, ...]], list[str]]
+    graph: Graph, whole: Value, readers: dict[str, Value], read: list[tuple[Bag, list[str]]]
 ) -> _Step | None:
-    """The layer whose new maps a concatenation adds to all that the layer reads, or None."""
+    """The layer whose new maps a concatenation adds to all that the layer reads, or None; `read` has large values first."""
     parts = Counter(whole[0])
-    best: _Step | None = None
-    for (bag, size), names in read.items():
+    for (bag, size), names in read:
         known = Counter(dict(bag))
         if size != whole[1] or not known < parts:
             continue
         adds = tuple((parts - known).elements())
         # All new maps come from a weight layer that reads all that was there.
-        if all(set(names) & graph.ancestors(source) for source, _ in adds) and (
-            best is None or _count(best.reads[0]) < _count(tuple(known.elements()))
-        ):
-            used = tuple(name for name in names if any(name in graph.ancestors(source) for source, _ in adds))
-            best = _Step(readers[names[0]], used, adds)
-    return best
+        behind = [graph.ancestors(source) for source, _ in adds]
+        if all(not found.isdisjoint(names) for found in behind):
+            used = tuple(name for name in names if any(name in found for found in behind))
+            return _Step(readers[names[0]], used, adds)
+    return None
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ def explore_growth(
     )
     start = (
         '<svg role="img" viewBox="0 0 300 100" width="600" aria-label="A bar for each layer: the maps that it reads and those that '
-        'it adds"></svg><table style="width:100%"><thead><tr><th>step</th><th>input maps of its layers</th>'
+        'it adds"></svg><table style="width:100%;text-align:left"><thead><tr><th>step</th><th>input maps of its layers</th>'
         f"<th>gives</th><th>parameters so far</th></tr></thead><tbody>{rows}</tbody></table>"
         f'<p class="reading" aria-live="polite" data-value>{table.params:,} parameters.</p>'
     )
