@@ -223,13 +223,13 @@ class _Reader(fx.Interpreter):
 
 
 def _images_for(
-    model: nn.Module, input_shape: tuple[int, int, int], images: Tensor | None, count: int, seed: int
+    model: nn.Module, input_shape: tuple[int, int, int], images: Tensor | None, count: int, random: torch.Generator
 ) -> Tensor:
     first = next((p for p in model.parameters() if p.dtype.is_floating_point), torch.empty(0))
     if images is None:
         if count < 1:
             raise ValueError(f"count must be at least 1 image, got {count}")
-        images = torch.randn(count, *input_shape, generator=torch.Generator().manual_seed(seed))
+        images = torch.randn(count, *input_shape, generator=random)
     if not isinstance(images, Tensor) or images.ndim != 4 or tuple(images.shape[1:]) != tuple(input_shape):
         given = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(
@@ -281,7 +281,8 @@ def effective_field(
     graph = trace(model, input_shape)
     table = fields_of(graph)
     names = _chosen(graph, table, at)
-    images = _images_for(model, graph.input_shape, images, count, seed)
+    random = torch.Generator().manual_seed(seed)
+    images = _images_for(model, graph.input_shape, images, count, random)
     middles: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {}
     for name in names:
         homes, shape = table.places[name].homes, graph[name].full_shape
@@ -289,7 +290,11 @@ def effective_field(
     batch = 1 if graph.source == "recorded" else batch
     height, width = graph.input_shape[1:]
     sums = {name: torch.zeros(height, width, dtype=torch.float64) for name in names}
-    directions = torch.Generator().manual_seed(seed)
+    # One direction an image, so that the size of the batches makes no difference.
+    directions = {}
+    for name in names:
+        channels = [n for d, n in enumerate(graph[name].full_shape) if d and d not in middles[name][0]]
+        directions[name] = torch.randn(len(images), *channels, generator=random)
     with borrowed(graph.model, copied):
         # The module is built inside, so that it holds the copies; `graph` is not used afterwards.
         wanted = {graph.fx_node(name): middles[name] for name in names}
@@ -301,7 +306,7 @@ def effective_field(
                 reader.run(leaf.clone())
             for i, name in enumerate(names):
                 value = reader.found[graph.fx_node(name)]
-                seeds = torch.randn(value.shape, generator=directions).to(value)
+                seeds = directions[name][start : start + batch].to(value)
                 gradient = None
                 if value.requires_grad:
                     keep = i + 1 < len(names)
@@ -341,10 +346,17 @@ def _row(
         deviation=_deviation(mass),
         share=area / (rows * columns) if rows * columns else 0.0,
         inside=math.prod(_overlap(span, extent) for span, extent in zip(spans, extents)),
-        spill=max(0.0, float(mass.sum() - mass[top : top + rows, left : left + columns].sum())) if mass.any() else 0.0,
+        spill=_outside(mass, top, left, rows, columns),
         centre=centre,
         field=None if whole else (spans[0][0], spans[1][0], *(span[1] - span[0] + 1 for span in spans)),
     )
+
+
+def _outside(mass: NDArray[np.float64], top: int, left: int, rows: int, columns: int) -> float:
+    """The mass outside of a window."""
+    rest = mass.copy()
+    rest[top : top + rows, left : left + columns] = 0
+    return float(rest.sum())
 
 
 def _side(mass: NDArray[np.float64], centre: tuple[float, float]) -> float:
