@@ -72,14 +72,22 @@ class Nothing(nn.Module):
 # What is deleted is gone, and nothing else
 
 
+def theirs() -> nn.Module:
+    """torchvision's basic blocks, which add and rectify in place, in a network of our size."""
+    from torchvision.models.resnet import BasicBlock, ResNet
+
+    return ResNet(BasicBlock, [2, 2, 2, 1], num_classes=10)
+
+
 @pytest.mark.parametrize(
     ("make", "last"),
     [
         (lambda: resnet.cifar_resnet(14), "bn2"),
         (lambda: resnet.cifar_resnet(14, shortcut="C"), "bn2"),
         (lambda: cifar_preact(14), "branch"),
+        (theirs, "bn2"),
     ],
-    ids=["option A", "projections", "pre-activation"],
+    ids=["option A", "projections", "pre-activation", "torchvision, in place"],
 )
 def test_deleting_a_block_is_writing_the_network_without_its_branch(make, last):
     torch.manual_seed(0)
@@ -90,6 +98,39 @@ def test_deleting_a_block_is_writing_the_network_without_its_branch(make, last):
         setattr(block, last, Nothing(getattr(block, last)))
         with torch.no_grad():
             torch.testing.assert_close(without(model, x, [name]), cut(x))
+
+
+class Overwriting(nn.Module):
+    """A ReLU writes over x before it is split, so that the skip carries the rectified x; then another one over the sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu = nn.ReLU(inplace=True)
+        self.convs = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(2))
+        self.cut = ()
+
+    def forward(self, x):
+        x = x * 1.5
+        for i, conv in enumerate(self.convs):
+            out = conv(self.relu(x))
+            out += x
+            if i in self.cut:
+                out = x * 1.0
+            x = out
+        return self.relu(x).mean((2, 3))
+
+
+def test_what_writes_over_its_input_is_read_where_it_writes():
+    torch.manual_seed(0)
+    model, (x, _) = Overwriting().eval(), data()
+    blocks = residual_blocks(cnnlib.trace(model, SHAPE))
+    assert [block.kind for block in blocks] == ["identity", "identity"]
+    for i, block in enumerate(blocks):
+        found = without(model, x, [block.name])
+        model.cut = (i,)
+        with torch.no_grad():
+            torch.testing.assert_close(found, model(x))
+        model.cut = ()
 
 
 def test_deleting_one_block_leaves_half_of_the_paths():

@@ -11,8 +11,8 @@ from cnnlib.models.resnet import blocks_per_stage
 from cnnlib.plots.style import INK, PALETTE
 
 SHARE = 0.95
-LEFT, RIGHT, TOP, BOTTOM = 46, 556, 22, 190  # of the axes, in units of the drawing
-WIDTH, HEIGHT = 566, 236
+LEFT, RIGHT, TOP, BOTTOM = 8, 412, 24, 180  # of the axes, in units of the drawing
+WIDTH, HEIGHT = 420, 226
 TICKS = 5
 DEPTHS = (20, 32, 44, 56, 110)
 
@@ -36,7 +36,7 @@ var known=data.known[n]?', as '+data.known[n]:'';
 var told=n+(n===1?' block':' blocks')+known+', '+gone+' deleted: '+
 (gone?now.paths+' of '+all.paths+' paths are left, 1 in '+data.laws[gone].paths:now.paths+' paths')+'. '+
 (now.low===now.high?'At least 95 % of them enter '+now.low+' of the blocks.'
-:'At least 95 % of them enter '+now.low+' to '+now.high+' of the '+left+' blocks that are left.');
+:'At least 95 % of them enter '+now.low+' to '+now.high+' of the '+left+(gone?' blocks that are left.':' blocks.'));
 figure.querySelector('.reading').textContent=told;
 figure.querySelector('svg').setAttribute('aria-label','Bars: the share of paths by the number of blocks that they enter. '+told);
 """
@@ -113,7 +113,7 @@ def _drawing(shares: Sequence[float], most: int) -> str:
     )
     return (
         f'<svg role="img" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" aria-label="Bars: the share of paths by the '
-        f'number of blocks that they enter" font-size="12" fill="currentColor">{bars("before", INK + "55", 0.1)}'
+        f'number of blocks that they enter" font-size="13" fill="currentColor">{bars("before", INK + "55", 0.1)}'
         f'{bars("now", PALETTE["blue"], 0.3)}<path d="M{LEFT} {BOTTOM}H{RIGHT}" stroke="{INK}"/>{ticks}'
         f'<text class="top" x="{LEFT}" y="{TOP - 8}">{100 * max(shares):.1f} % of paths</text>'
         f'<text x="{(LEFT + RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">blocks whose branch a path enters; '
