@@ -49,7 +49,7 @@ def explorer():
 
 
 def pixels(uri: str) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))))
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).convert("RGBA"))
 
 
 def test_it_is_whole_in_itself_the_same_twice_and_labelled():
@@ -76,6 +76,18 @@ def test_every_sheet_holds_the_patches_and_reconstructions_of_its_map():
                 found = reconstruct(net(), images(), layer["name"], patches, way=way)
                 assert np.array_equal(pixels(uri), sheet(shaded(found, signed=True)))
             assert f"from {patches[0].value:.2f} to {patches[-1].value:.2f}" in shown["reading"]
+
+
+def test_the_colours_of_a_colour_image_are_kept():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU()).double()
+    images = torch.rand(4, 3, 6, 6, dtype=torch.float64)
+    page = explorers.explore_deconvnet(model, images, ["1"])._repr_html_()
+    data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page, re.S)[1])
+    (shown,) = [one for one in data["layers"][0]["maps"] if one["number"] == 0]
+    patches = strongest_patches(model, images, "1")[0]
+    assert np.array_equal(pixels(shown["patches"]), sheet(shaded(pictures_of(images, patches))))
+    assert len(np.unique(pixels(shown["patches"]).reshape(-1, 4), axis=0)) > 20
 
 
 def test_a_sheet_keeps_every_picture_and_lines_between_them():

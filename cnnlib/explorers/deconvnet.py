@@ -43,6 +43,13 @@ def sheet(pictures: Sequence[NDArray[np.uint8]], columns: int = 3) -> NDArray[np
     return whole
 
 
+def _uri(pictures: Sequence[NDArray[np.uint8]]) -> str:
+    """The sheet of the pictures as PNG, in grey with opacity where no colour is in it, for a smaller page."""
+    whole = sheet(pictures)
+    grey = (whole[..., 0] == whole[..., 1]).all() and (whole[..., 1] == whole[..., 2]).all()
+    return png(whole[..., 2:] if grey else whole)
+
+
 def _layer(table: TopPatches, maps: int) -> list[int]:
     """The first maps that enough images excite; those with fewer patches only where there are no others."""
     most = max((len(table[m]) for m in table.maps), default=0)
@@ -102,8 +109,8 @@ def explore_deconvnet(
             sheets.append(
                 {
                     "number": m,
-                    "patches": png(sheet(shaded(own["patches"]))),
-                    "ways": [png(sheet(shaded(own[way.name], signed=True))) for way in ways],
+                    "patches": _uri(shaded(own["patches"])),
+                    "ways": [_uri(shaded(own[way.name], signed=True)) for way in ways],
                     "alt": f"The {count} patches that excite map {m} of {at} most",
                     "reading": _reading(table, m, table[m], labels),
                 }
