@@ -285,15 +285,18 @@ def _check_model(model: Any, shape: tuple[int, int, int]) -> nn.Module:
     return model
 
 
-def trace(model: nn.Module, input_shape: tuple[int, int, int], *, training: bool = False) -> Graph:
+def trace(
+    model: nn.Module, input_shape: tuple[int, int, int], *, training: bool = False, batch: int | None = None
+) -> Graph:
     """Read a network as a graph of operations, for images of `input_shape` = (C, H, W).
 
     The network is read in evaluation mode whatever its mode is; `training=True` reads it as it runs in training
-    (auxiliary heads, dropout), on a batch of two. ValueError names the operation that cannot take its input.
+    (auxiliary heads, dropout), on a batch of two. `batch` is another number of images, for a graph that shall run on as
+    many although it had to be recorded. ValueError names the operation that cannot take its input.
     """
     shape = check_input_shape(input_shape)
     model = _check_model(model, shape)
-    batch = 2 if training else 1
+    batch = batch or (2 if training else 1)
     first = next(model.parameters(), None)
     device = first.device if first is not None else torch.device("cpu")
     floating = next((p.dtype for p in model.parameters() if p.dtype.is_floating_point), torch.float32)

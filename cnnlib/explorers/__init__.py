@@ -9,6 +9,7 @@ _EXPORTS = {
     "explore_effective_field": "effective_fields",
     "explore_growth": "growth",
     "explore_feature_maps": "maps",
+    "explore_gradient_flow": "gradient_flow",
     "explore_claims": "claims",
     "explore_stack": "stacks",
     "stack_numbers": "stacks",
