@@ -63,7 +63,8 @@ class Folded(nn.Module):
     """A runnable twin of a network in evaluation mode: batch norm folded, channels last, without hooks or gradients.
 
     `pairs` are the folded (layer, norm); `kept` are the norms that stay, each with the reason; `memory_format` is the
-    order in which images lie in memory (channels last, unless the network's own `view`s need the other).
+    order in which images lie in memory (channels last, unless the network's own `view`s need the other). `graph` is
+    the network's graph, with the twin's modules behind it; the folded norms in it do nothing.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -75,6 +76,10 @@ class Folded(nn.Module):
         self.network = _twin(model)
         self._same, self._folds = self._plan()
         self.refold()
+        # The same operations, run by the twin's own modules.
+        self.graph = copy.copy(graph)
+        self.graph.model = self.network
+        vars(self.graph).pop("module", None)
         self.memory_format = self._layout(graph.input_shape)
         self.eval()
 
@@ -129,13 +134,15 @@ class Folded(nn.Module):
 
     def _layout(self, shape: tuple[int, int, int]) -> torch.memory_format:
         """Channels last where forward can run on it: a network that calls `view` on its maps cannot."""
+        by_layers = all(node.kind not in ("reshape", "other") for node in self.graph)
+        if by_layers and self.graph.source == "fx":
+            self._lay(torch.channels_last)
+            return torch.channels_last
         first = next((t for t in (*self.parameters(), *self.buffers()) if t.is_floating_point()), torch.empty(0))
         # Two images, since views that merge the batch with another axis pass with one.
         probe = torch.zeros(2, *shape, device=first.device, dtype=first.dtype)
         for layout in (torch.channels_last, torch.contiguous_format):
-            for p in self.parameters():
-                if p.ndim == 4:
-                    p.data = p.data.contiguous(memory_format=layout)
+            self._lay(layout)
             try:
                 with borrowed(self.network, None), torch.no_grad():
                     self.network(probe.contiguous(memory_format=layout))
@@ -143,6 +150,11 @@ class Folded(nn.Module):
             except RuntimeError:
                 continue
         return layout
+
+    def _lay(self, layout: torch.memory_format) -> None:
+        for p in self.parameters():
+            if p.ndim == 4:
+                p.data = p.data.contiguous(memory_format=layout)
 
     def forward(self, x: Tensor) -> Any:
         """What the network computes for (N, C, H, W) in evaluation mode."""
