@@ -517,7 +517,7 @@ def kendall_tau(order: Sequence[int]) -> float:
         raise ValueError(f"a permutation holds each of 0 .. n - 1 once, for n of at least 2, got {list(order)}")
     pairs = math.comb(len(order), 2)
     turned = sum(a > b for i, a in enumerate(order) for b in order[i + 1 :])
-    return 1 - 2 * turned / pairs
+    return (pairs - 2 * turned) / pairs
 
 
 def _movable(graph: Graph) -> tuple[dict[str, ResidualBlock], dict[str, str]]:
