@@ -475,15 +475,26 @@ def test_what_cannot_be_sent_back_is_refused_with_the_rule(call, message):
 # --- filters
 
 
-def test_the_first_filters_are_the_weights_that_the_image_meets():
-    assert (
-        torch.equal(first_filters(cnnlib.build("resnet20"), (3, 32, 32)), cnnlib.build("resnet20").conv1.weight)
-        is False
-    )
-    model = cnnlib.build("small_alexnet")
-    found = first_filters(model, (1, 28, 28))
-    assert torch.equal(found, model.conv1.weight)
-    assert found.data_ptr() != model.conv1.weight.data_ptr()
+@pytest.mark.parametrize("name", ["small_alexnet", "resnet20", "googlenet", "lenet5"])
+def test_the_first_filters_are_the_weights_that_the_image_meets(name):
+    model = cnnlib.build(name)
+    found = first_filters(model, cnnlib.card(name).input_shape)
+    weight = next(m for m in model.modules() if isinstance(m, nn.Conv2d)).weight
+    assert torch.equal(found, weight)
+    assert found.data_ptr() != weight.data_ptr()
+
+
+def test_filters_of_a_function_are_found_too():
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kernels = nn.Parameter(torch.randn(3, 1, 2, 2))
+
+        def forward(self, x):
+            return F.conv2d(x, self.kernels)
+
+    model = Own()
+    assert torch.equal(first_filters(model, (1, 5, 5)), model.kernels)
 
 
 def test_a_way_of_ones_own_is_a_row_of_data():
