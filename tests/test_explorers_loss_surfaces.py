@@ -184,7 +184,7 @@ def test_the_explorer_shows_the_numbers_of_every_point_in_a_browser(browser, tmp
             assert "200 of 1,000 images, batch norm with the statistics of training" in told()
             height = float(figure.locator(".dot").get_attribute("cy"))
             share = math.log(min(point.loss, scale.high) / scale.low) / math.log(scale.high / scale.low)
-            assert height == pytest.approx(12 + 240 * (1 - share), abs=0.06)
+            assert height == pytest.approx(24 + 240 * (1 - share), abs=0.06)
             curve = figure.locator("polyline").get_attribute("points").split()
             assert len(curve) == 5
             assert float(curve[column].split(",")[1]) == height

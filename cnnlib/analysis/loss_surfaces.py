@@ -39,7 +39,7 @@ BATCH_NORM = {
     "batch": "each batch normalised by its own statistics, as in training",
 }
 NORMALISE = ("filter", "layer", "none")
-BATCH = {"cpu": 64, "cuda": 1024}  # a batch of small images that stays in the cache is the quickest on a CPU
+BATCH = {"cpu": 32, "cuda": 1024}  # a batch of small images that stays in the cache is the quickest on a CPU
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from cnnlib.analysis.loss_surfaces import LossSurface
 from cnnlib.explorers.html import Choice, Explorer, Range, png
 
 TOP = 10.0  # as in the static figure
-SIDE, LEFT, UP = 240, 46, 12  # the map and the cut: pixels of a side, and where they begin
+SIDE, LEFT, UP = 240, 46, 24  # the map and the cut: pixels of a side, and where they begin
 CUT = LEFT + SIDE + 64  # where the cut begins, from the left
 CURVE, MARK = "#3b8bc2", "#d9822b"
 
@@ -154,7 +154,7 @@ def _drawing(data: dict[str, Any], label: str, surface: LossSurface, row: int, c
         f'<text x="{LEFT - 6}" y="{UP + 10}" text-anchor="end">{data["ys"][-1]:g}</text>'
         f'<text x="{LEFT - 6}" y="{bottom}" text-anchor="end">{data["ys"][0]:g}</text>'
         f'<text x="{LEFT - 6}" y="{UP + SIDE / 2}" text-anchor="end">y</text>'
-        f'<text x="{CUT - 8}" y="{UP - 1}" text-anchor="end" font-style="italic">loss</text>'
+        f'<text x="{CUT - 8}" y="{UP - 10}" text-anchor="end" font-style="italic">loss</text>'
     )
     words = f"{label}: loss {_short(point.loss)} where the cross is, error {_short(100 * point.error, 3)} %."
     return (
