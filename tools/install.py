@@ -66,6 +66,7 @@ def main(target: str) -> int:
                 str(environment / "bin" / "uv"),
                 "pip",
                 "install",
+                "--compile-bytecode",  # once, and not in each process where Python is told to write none
                 "--python",
                 str(python),
                 "-c",
