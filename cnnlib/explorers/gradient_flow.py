@@ -106,7 +106,7 @@ class _Axes:
     ) -> str:
         parts = []
         step = max(1, math.ceil((self.high - self.low) / 6))
-        for power in range(self.low, self.high + 1, step):
+        for power in range(self.high, self.low - 1, -step):
             y = self.y(power)
             parts.append(
                 f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="{INK}" stroke-opacity=".25"/>'
@@ -125,9 +125,8 @@ class _Axes:
         for colour, points in zip(colours, lines):
             parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
         names = "".join(
-            f'<span style="white-space:nowrap;margin-right:1em"><svg width="20" height="10" aria-hidden="true" '
-            f'style="display:inline"><line x1="0" x2="20" y1="5" y2="5" stroke="{colour}" stroke-width="3"/></svg> '
-            f"{html.escape(label)}</span>"
+            f'<span style="white-space:nowrap;margin-right:1em"><span style="display:inline-block;width:1.3em;'
+            f'border-top:3px solid {colour};margin-right:.3em;vertical-align:middle"></span>{html.escape(label)}</span> '
             for colour, label in zip(colours, labels)
         )
         return (

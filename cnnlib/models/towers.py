@@ -128,7 +128,7 @@ def tower(
         )
     step = {"plain": 1, "highway": 1, "dense": 1, "auxiliary": 3}.get(way, 2)
     if isinstance(layers, bool) or not isinstance(layers, int) or layers < step or layers % step:
-        raise ValueError(f"a {way} tower has {step}, {2 * step}, {3 * step}, ... layers, got {layers!r}")
+        raise ValueError(f"{way} layers come in numbers of {step}, {2 * step}, {3 * step}, ..., got {layers!r}")
     last = width * (1 + layers) if way == "dense" else width
     stem = nn.Sequential(
         OrderedDict(conv=nn.Conv2d(in_channels, width, 3, stride=2, padding=1), act=ACTIVATIONS[activation]())
