@@ -1,6 +1,6 @@
 """How long occlusion maps take, beside Captum's Occlusion at its default and at its best number of images a pass.
 
-ResNet-20 at 3x32x32 with a square of 8 pixels every 2, and ResNet-18 at 3x224x224 with one of 64 every 32; one image,
+ResNet-20 at 3x32x32 with a square of 8 pixels at every pixel, and ResNet-18 at 3x224x224 with one of 64 every 32; one image,
 grey squares, one thread. All run interleaved on the same network with the same random image and weights; CPU seconds of
 the process, medians. Captum's map of drops by pixel must be ours, else the run fails. Captum is given no gradients to
 prepare, and its best setting is the fastest of those tried in the first round.
@@ -28,7 +28,7 @@ import cnnlib
 from cnnlib.analysis import occlusion_maps
 
 RUNS = (
-    ("resnet20", 8, 2, (8, 16, 32, 64, 169), (3.0, 1.5)),
+    ("resnet20", 8, 1, (8, 16, 32, 64, 125), (3.0, 1.5)),
     ("resnet18", 64, 32, (2, 4, 8, 16, 36), (1.5, 1.3)),
 )
 VALUE, LABEL = 0.5, 3

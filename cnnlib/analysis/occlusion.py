@@ -88,7 +88,7 @@ def softmax(scores: Tensor) -> Tensor:
 
 
 def _pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
+    pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
     if len(pair) != 2 or not all(isinstance(n, int) and n >= 1 for n in pair):
         raise ValueError(f"{name} must be a whole number of pixels, or (height, width), at least 1; got {value!r}")
     return pair
@@ -177,6 +177,8 @@ def occlusion_maps(
     first = next((t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()), grid.images)
     inputs = grid.images.detach().to(first.device, first.dtype)
     colour = _colour(value, inputs)
+    if batch is not None and batch < 1:
+        raise ValueError(f"batch must be at least 1; got {batch}; leave it out for as many as the cache holds")
     local = Local(folded(model, tuple(inputs.shape[1:])), grid.square, grid.tops, grid.lefts)
     batches = _batches(grid, batch or _batch(local))
     unhidden: list[Tensor] = []
