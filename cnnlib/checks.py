@@ -163,10 +163,9 @@ def path_lengths(blocks: int) -> list[int]:
     >>> path_lengths(3)
     [1, 3, 3, 1]
     """
-    paths = [1]
-    for _ in range(blocks):  # each path so far goes on past the block, or through it
-        paths = [past + through for past, through in zip([*paths, 0], [0, *paths])]
-    return paths
+    from cnnlib.analysis import residual_paths
+
+    return residual_paths.path_lengths(blocks)
 
 
 def path_count(blocks: int) -> int:
@@ -176,7 +175,9 @@ def path_count(blocks: int) -> int:
 
 def path_lengths_share(blocks: int, shortest: int, longest: int) -> float:
     """The part of all paths that takes between `shortest` and `longest` of the residual branches, both included."""
-    return sum(path_lengths(blocks)[shortest : longest + 1]) / path_count(blocks)
+    from cnnlib.analysis import residual_paths
+
+    return residual_paths.share_of_paths(blocks, shortest, longest)
 
 
 def residual_depth(blocks: Sequence[int], layers_per_block: int) -> int:
