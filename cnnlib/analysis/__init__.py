@@ -33,6 +33,7 @@ _EXPORTS = {
     "growth_table": "growth",
     "concatenations": "growth",
     "connection_weights": "growth",
+    "kept_bytes": "kept",
     "receptive_field_by_gradient": "field_by_gradient",
     "along_path": "path_gradients",
     "central_lengths": "residual_paths",
