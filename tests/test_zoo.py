@@ -93,10 +93,13 @@ def test_every_stage_has_the_published_shape(network):
 def one_step(
     model: nn.Module, shape: tuple[int, int, int], classes: int, distances: bool
 ) -> tuple[float, float, list[str]]:
-    """Loss on a batch of two before and after one small step of plain descent, and the parameters without a gradient."""
+    """Loss on a batch of four before and after one small step of plain descent, and the parameters without a gradient.
+
+    Four, since of two values batch norm leaves nothing but which is larger, and at the least size a map is one pixel.
+    """
     generator = torch.Generator().manual_seed(1)
-    x = torch.randn(2, *shape, generator=generator)
-    y = torch.tensor([0, classes - 1])
+    x = torch.randn(4, *shape, generator=generator)
+    y = torch.tensor([0, classes - 1, 1, classes - 2])
     criterion = MaximumAPosteriori() if distances else CrossEntropy()
 
     def loss() -> torch.Tensor:
@@ -189,10 +192,30 @@ def test_the_field_measured_by_gradient_is_the_field_by_geometry(name):
 
 @pytest.mark.parametrize("row", [r for r in ZOO if r.least and r.least > 1], ids=lambda r: r.name)
 def test_below_the_least_size_the_error_names_it(row):
-    model = Network(row.name).model
+    model = Network(row.name).model.train()
     too_small = torch.zeros(2, row.channels, row.least - 1, row.least - 1, device="meta")
-    with pytest.raises(ValueError, match=f"at least {row.least}x{row.least}, got {row.least - 1}x{row.least - 1}"):
+    rule = rf"at least {row.least}x{row.least}\b.*, got {row.least - 1}x{row.least - 1}"
+    with pytest.raises(ValueError, match=rule):
         model(too_small)
+
+
+def test_a_network_takes_less_where_its_auxiliary_head_keeps_quiet():
+    with torch.device("meta"):
+        for model in (cnnlib.build("inception_v3").eval(), cnnlib.build("inception_v3", aux_logits=False).train()):
+            assert model(torch.zeros(2, 3, 75, 75)).shape == (2, 1000)
+            with pytest.raises(ValueError, match="at least 75x75, got 74x74"):
+                model(torch.zeros(2, 3, 74, 74))
+        with pytest.raises(ValueError, match=r"at least 299x299 in training.*75x75 without.*got 298x298"):
+            cnnlib.build("inception_v3").train()(torch.zeros(2, 3, 298, 298))
+
+
+def test_a_network_that_pads_takes_the_size_at_which_its_last_map_is_one_pixel():
+    with torch.device("meta"):
+        for name, maps in (("resnet50", 2048), ("resnet20", 64), ("mobilenet_v1", 1024), ("se_resnet50", 2048)):
+            size = cnnlib.card(name).least
+            graph = cnnlib.trace(cnnlib.build(name), (3, size, size))
+            last = [node.shape for node in graph if node.live and node.shape and len(node.shape) == 3]
+            assert {shape[1:] for shape in last if shape[0] == maps} == {(1, 1)}, name
 
 
 @pytest.mark.parametrize("row", [r for r in ZOO if r.name != "lenet5_1998"], ids=lambda r: r.name)

@@ -17,7 +17,8 @@ class InputGuard:
     """Refuses a batch that the network cannot take, before a layer deep inside fails with a sentence about matrices.
 
     `zoo.build` hangs it on a network as a forward pre-hook and `cnnlib.trace` asks it too; it computes nothing.
-    `exact`: the network takes this height and width only; else any height and width of at least `least`.
+    `exact`: the network takes this height and width only; else any height and width of at least `least`, and in
+    evaluation of at least `answering`, which is less where a head that serves training only needs larger maps.
     """
 
     name: str
@@ -25,8 +26,9 @@ class InputGuard:
     size: tuple[int, int]
     exact: bool
     least: int
+    answering: int | None = None
 
-    def check(self, shape: tuple[int, ...]) -> None:
+    def check(self, shape: tuple[int, ...], training: bool = False) -> None:
         """Raise ValueError unless `shape` is (N, C, H, W) as the network wants it."""
         wanted = (self.channels, *self.size) if self.exact else (self.channels, "H", "W")
         if len(shape) != 4:
@@ -45,14 +47,17 @@ class InputGuard:
                 f"{self.name} takes images of {listed(self.size)} only, got {listed(size)}; "
                 f"pad or resize them to {listed(self.size)}"
             )
-        if min(size) < self.least:
+        answering = self.answering or self.least
+        least = self.least if training else answering
+        if min(size) < least:
+            head = f" in training, where its auxiliary head answers too ({answering}x{answering} without)"
             raise ValueError(
-                f"{self.name} takes images of at least {self.least}x{self.least}, got {listed(size)}; "
-                f"the paper's size is {listed(self.size)}"
+                f"{self.name} takes images of at least {least}x{least}{head if least > answering else ''}, "
+                f"got {listed(size)}; the paper's size is {listed(self.size)}"
             )
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        self.check(tuple(args[0].shape))
+        self.check(tuple(args[0].shape), module.training)
 
 
 def init_fan_out(module: nn.Module) -> None:

@@ -71,8 +71,8 @@ def inception(channels: int, row: tuple[int | str, ...]) -> Branches:
 class EvenGrids(InputGuard):
     """In 3c and 4e a convolution and a pool halve the size, which round alike where it is even: 32m - 1 to 32m + 6."""
 
-    def check(self, shape: tuple[int, ...]) -> None:
-        super().check(shape)
+    def check(self, shape: tuple[int, ...], training: bool = False) -> None:
+        super().check(shape, training)
         if any((side + 1) % 32 > 7 for side in shape[2:]):
             raise ValueError(
                 f"{self.name} takes heights and widths of 32m - 1 to 32m + 6 (31 to 38, 63 to 70, ..., 223 to 230), got "

@@ -1,8 +1,10 @@
 """What exists: one row a network.
 
 A row names its builder as `file.function` of this folder, which is imported when the network is built. `size` is the
-paper's input; `least` is the smallest height and width that it takes, or None where only `size` fits. The published
-figures stand in `data/papers/`, under the same names.
+paper's input; `least` is the smallest height and width that it takes, or None where only `size` fits; `answering` is a
+smaller one that it takes where its auxiliary head keeps quiet. A network that pads everywhere would compute on a single
+pixel: its `least` is the product of its strides, at which the last maps have one. The published figures stand in
+`data/papers/`, under the same names.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ class Row:
     channels: int = 3
     classes: int = 1000
     aliases: tuple[str, ...] = ()
+    answering: int | None = None
 
 
 # fmt: off
@@ -66,7 +69,7 @@ ZOO = (
     Row("googlenet",    "googlenet.googlenet",       "GoogLeNet",                2014, "szegedy2015going", (224, 224), None),
     Row("googlenet_bn", "googlenet.googlenet_bn",    "GoogLeNet, torchvision's", 2014, "szegedy2015going", (224, 224), 15),
     Row("bn_inception", "bn_inception.bn_inception", "BN-Inception",             2015, "ioffe2015batch", (224, 224), 31),
-    Row("inception_v3", "inception_v3.inception_v3", "Inception-v3",             2015, "szegedy2016rethinking", (299, 299), 299),
+    Row("inception_v3", "inception_v3.inception_v3", "Inception-v3",             2015, "szegedy2016rethinking", (299, 299), 299, answering=75),
     Row("inception_v4", "inception_v4.inception_v4", "Inception-v4",             2016, "szegedy2017inception", (299, 299), 75),
     Row("inception_resnet_v1", "inception_v4.inception_resnet_v1", "Inception-ResNet-v1, released", 2016, "szegedy2017inception", (299, 299), 75),
     Row("inception_resnet_v2", "inception_v4.inception_resnet_v2", "Inception-ResNet-v2, released", 2016, "szegedy2017inception", (299, 299), 75),
@@ -78,36 +81,36 @@ ZOO = (
     Row("highway32",  "highway.highway32",  "Highway, 32 thin layers",  2015, "srivastava2015training", (32, 32), 4, classes=10),
     Row("highway_fc", "highway.highway_fc", "Highway, fully connected", 2015, "srivastava2015training", (28, 28), None, 1, 10),
     # Plain and residual networks
-    Row("plain18",        "resnet.plain18",        "plain-18",                  2015, "he2016deep", (224, 224), 33),
-    Row("plain34",        "resnet.plain34",        "plain-34",                  2015, "he2016deep", (224, 224), 33),
-    Row("resnet18",       "resnet.resnet18",       "ResNet-18",                 2015, "he2016deep", (224, 224), 33),
-    Row("resnet34",       "resnet.resnet34",       "ResNet-34",                 2015, "he2016deep", (224, 224), 33),
-    Row("resnet50",       "resnet.resnet50",       "ResNet-50",                 2015, "he2016deep", (224, 224), 33),
-    Row("resnet101",      "resnet.resnet101",      "ResNet-101",                2015, "he2016deep", (224, 224), 33),
-    Row("resnet152",      "resnet.resnet152",      "ResNet-152",                2015, "he2016deep", (224, 224), 33),
-    Row("resnet50_v1_5",  "resnet.resnet50_v1_5",  "ResNet-50, torchvision's",  2015, "he2016deep", (224, 224), 33),
-    Row("resnet101_v1_5", "resnet.resnet101_v1_5", "ResNet-101, torchvision's", 2015, "he2016deep", (224, 224), 33),
-    Row("resnet152_v1_5", "resnet.resnet152_v1_5", "ResNet-152, torchvision's", 2015, "he2016deep", (224, 224), 33),
-    Row("plain20",        "resnet.plain20",        "plain-20 for CIFAR",        2015, "he2016deep", (32, 32), 5, classes=10),
-    Row("plain32",        "resnet.plain32",        "plain-32 for CIFAR",        2015, "he2016deep", (32, 32), 5, classes=10),
-    Row("plain44",        "resnet.plain44",        "plain-44 for CIFAR",        2015, "he2016deep", (32, 32), 5, classes=10),
-    Row("plain56",        "resnet.plain56",        "plain-56 for CIFAR",        2015, "he2016deep", (32, 32), 5, classes=10),
-    Row("plain110",       "resnet.plain110",       "plain-110 for CIFAR",       2015, "he2016deep", (32, 32), 5, classes=10),
-    Row("resnet20",       "resnet.resnet20",       "ResNet-20 for CIFAR",       2015, "he2016deep", (32, 32), 5, classes=10),
-    Row("resnet32",       "resnet.resnet32",       "ResNet-32 for CIFAR",       2015, "he2016deep", (32, 32), 5, classes=10),
-    Row("resnet44",       "resnet.resnet44",       "ResNet-44 for CIFAR",       2015, "he2016deep", (32, 32), 5, classes=10),
-    Row("resnet56",       "resnet.resnet56",       "ResNet-56 for CIFAR",       2015, "he2016deep", (32, 32), 5, classes=10),
-    Row("resnet110",      "resnet.resnet110",      "ResNet-110 for CIFAR",      2015, "he2016deep", (32, 32), 5, classes=10),
-    Row("resnet1202",     "resnet.resnet1202",     "ResNet-1202 for CIFAR",     2015, "he2016deep", (32, 32), 5, classes=10),
+    Row("plain18",        "resnet.plain18",        "plain-18",                  2015, "he2016deep", (224, 224), 32),
+    Row("plain34",        "resnet.plain34",        "plain-34",                  2015, "he2016deep", (224, 224), 32),
+    Row("resnet18",       "resnet.resnet18",       "ResNet-18",                 2015, "he2016deep", (224, 224), 32),
+    Row("resnet34",       "resnet.resnet34",       "ResNet-34",                 2015, "he2016deep", (224, 224), 32),
+    Row("resnet50",       "resnet.resnet50",       "ResNet-50",                 2015, "he2016deep", (224, 224), 32),
+    Row("resnet101",      "resnet.resnet101",      "ResNet-101",                2015, "he2016deep", (224, 224), 32),
+    Row("resnet152",      "resnet.resnet152",      "ResNet-152",                2015, "he2016deep", (224, 224), 32),
+    Row("resnet50_v1_5",  "resnet.resnet50_v1_5",  "ResNet-50, torchvision's",  2015, "he2016deep", (224, 224), 32),
+    Row("resnet101_v1_5", "resnet.resnet101_v1_5", "ResNet-101, torchvision's", 2015, "he2016deep", (224, 224), 32),
+    Row("resnet152_v1_5", "resnet.resnet152_v1_5", "ResNet-152, torchvision's", 2015, "he2016deep", (224, 224), 32),
+    Row("plain20",        "resnet.plain20",        "plain-20 for CIFAR",        2015, "he2016deep", (32, 32), 4, classes=10),
+    Row("plain32",        "resnet.plain32",        "plain-32 for CIFAR",        2015, "he2016deep", (32, 32), 4, classes=10),
+    Row("plain44",        "resnet.plain44",        "plain-44 for CIFAR",        2015, "he2016deep", (32, 32), 4, classes=10),
+    Row("plain56",        "resnet.plain56",        "plain-56 for CIFAR",        2015, "he2016deep", (32, 32), 4, classes=10),
+    Row("plain110",       "resnet.plain110",       "plain-110 for CIFAR",       2015, "he2016deep", (32, 32), 4, classes=10),
+    Row("resnet20",       "resnet.resnet20",       "ResNet-20 for CIFAR",       2015, "he2016deep", (32, 32), 4, classes=10),
+    Row("resnet32",       "resnet.resnet32",       "ResNet-32 for CIFAR",       2015, "he2016deep", (32, 32), 4, classes=10),
+    Row("resnet44",       "resnet.resnet44",       "ResNet-44 for CIFAR",       2015, "he2016deep", (32, 32), 4, classes=10),
+    Row("resnet56",       "resnet.resnet56",       "ResNet-56 for CIFAR",       2015, "he2016deep", (32, 32), 4, classes=10),
+    Row("resnet110",      "resnet.resnet110",      "ResNet-110 for CIFAR",      2015, "he2016deep", (32, 32), 4, classes=10),
+    Row("resnet1202",     "resnet.resnet1202",     "ResNet-1202 for CIFAR",     2015, "he2016deep", (32, 32), 4, classes=10),
     # Pre-activation residual networks
-    Row("preact_resnet110",  "preact_resnet.preact_resnet110",  "ResNet-110, pre-activation",  2016, "he2016identity", (32, 32), 5, classes=10),
-    Row("preact_resnet164",  "preact_resnet.preact_resnet164",  "ResNet-164, pre-activation",  2016, "he2016identity", (32, 32), 5, classes=10),
-    Row("preact_resnet1001", "preact_resnet.preact_resnet1001", "ResNet-1001, pre-activation", 2016, "he2016identity", (32, 32), 5, classes=10),
-    Row("preact_resnet200",  "preact_resnet.preact_resnet200",  "ResNet-200, pre-activation",  2016, "he2016identity", (224, 224), 33),
+    Row("preact_resnet110",  "preact_resnet.preact_resnet110",  "ResNet-110, pre-activation",  2016, "he2016identity", (32, 32), 4, classes=10),
+    Row("preact_resnet164",  "preact_resnet.preact_resnet164",  "ResNet-164, pre-activation",  2016, "he2016identity", (32, 32), 4, classes=10),
+    Row("preact_resnet1001", "preact_resnet.preact_resnet1001", "ResNet-1001, pre-activation", 2016, "he2016identity", (32, 32), 4, classes=10),
+    Row("preact_resnet200",  "preact_resnet.preact_resnet200",  "ResNet-200, pre-activation",  2016, "he2016identity", (224, 224), 32),
     # ResNeXt
-    Row("resnext50_32x4d",  "resnext.resnext50_32x4d",  "ResNeXt-50, 32x4d",            2016, "xie2017aggregated", (224, 224), 33),
-    Row("resnext101_64x4d", "resnext.resnext101_64x4d", "ResNeXt-101, 64x4d",           2016, "xie2017aggregated", (224, 224), 33),
-    Row("resnext29_8x64d",  "resnext.resnext29_8x64d",  "ResNeXt-29, 8x64d, for CIFAR", 2016, "xie2017aggregated", (32, 32), 5, classes=10),
+    Row("resnext50_32x4d",  "resnext.resnext50_32x4d",  "ResNeXt-50, 32x4d",            2016, "xie2017aggregated", (224, 224), 32),
+    Row("resnext101_64x4d", "resnext.resnext101_64x4d", "ResNeXt-101, 64x4d",           2016, "xie2017aggregated", (224, 224), 32),
+    Row("resnext29_8x64d",  "resnext.resnext29_8x64d",  "ResNeXt-29, 8x64d, for CIFAR", 2016, "xie2017aggregated", (32, 32), 4, classes=10),
     # DenseNet
     Row("densenet121",           "densenet.densenet121",           "DenseNet-121",                     2016, "huang2017densely", (224, 224), 29),
     Row("densenet161",           "densenet.densenet161",           "DenseNet-161",                     2016, "huang2017densely", (224, 224), 29),
@@ -129,8 +132,8 @@ ZOO = (
     # After DenseNet
     Row("vit_b_16",      "vit.vit_b_16",           "ViT-B/16",          2020, "dosovitskiy2021image",  (224, 224), None),
     Row("convnext_tiny", "convnext.convnext_tiny", "ConvNeXt-T",        2022, "liu2022convnet",        (224, 224), 32),
-    Row("mobilenet_v1",  "mobilenet.mobilenet_v1", "MobileNet (1.0)",   2017, "howard2017mobilenets",  (224, 224), 1),
-    Row("se_resnet50", "se_resnet.se_resnet50", "SE-ResNet-50", 2017, "hu2018squeeze", (224, 224), 35),
+    Row("mobilenet_v1",  "mobilenet.mobilenet_v1", "MobileNet (1.0)",   2017, "howard2017mobilenets",  (224, 224), 32),
+    Row("se_resnet50", "se_resnet.se_resnet50", "SE-ResNet-50", 2017, "hu2018squeeze", (224, 224), 32),
     # Small sisters, our own, for what a page computes and two cores train
     Row("small_vgg",         "small.small_vgg",         "small VGG, ours",               2026, "simonyan2015very",       (28, 28), None, 1, 10),
     Row("small_alexnet",     "small.small_alexnet",     "small AlexNet, ours",           2026, "krizhevsky2012imagenet", (28, 28), None, 1, 10),
@@ -270,6 +273,10 @@ def build(name: str, *, num_classes: int | None = None, in_channels: int | None 
 
     from cnnlib.models.blocks import InputGuard
 
-    guard = InputGuard(row.name, channels, row.size, exact=row.least is None, least=row.least or min(row.size))
+    least = row.least or min(row.size)
+    answering = row.answering or least
+    if options.get("aux_logits") is False:
+        least = answering
+    guard = InputGuard(row.name, channels, row.size, row.least is None, least, answering)
     model.register_forward_pre_hook(guard)
     return model
