@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from captum import attr
 from torch import nn
 from torch.nn import functional as F
 
@@ -255,7 +256,6 @@ def test_the_plain_gradient_is_that_of_autograd(make):
 
 @pytest.mark.parametrize("way", ["deconvnet", "guided"])
 def test_captum_finds_the_same(way):
-    attr = pytest.importorskip("captum.attr")
     model, x = named_chain()
     model[1].inplace = False
     method = attr.Deconvolution if way == "deconvnet" else attr.GuidedBackprop

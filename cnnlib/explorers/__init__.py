@@ -16,6 +16,7 @@ _EXPORTS = {
     "explore_output_sizes": "sizes",
     "explore_loss_surfaces": "loss_surfaces",
     "explore_deconvnet": "deconvnet",
+    "explore_occlusion": "occlusion",
     "explore_residual_paths": "residual_paths",
     "laws_of_paths": "residual_paths",
 }

@@ -41,6 +41,7 @@ _EXPORTS = {
     "draw_filters": "deconvnet",
     "draw_patches": "deconvnet",
     "draw_ways": "deconvnet",
+    "draw_occlusion": "occlusion",
     "draw_blocks": "residual_paths",
     "draw_unrolled": "residual_paths",
     "draw_path_lengths": "residual_paths",
