@@ -19,6 +19,8 @@ _EXPORTS = {
     "explore_occlusion": "occlusion",
     "explore_residual_paths": "residual_paths",
     "laws_of_paths": "residual_paths",
+    "explore_residual_networks": "residual_networks",
+    "residual_numbers": "residual_networks",
 }
 __all__ = sorted(_EXPORTS)
 __getattr__, __dir__ = exports(__name__, _EXPORTS)
