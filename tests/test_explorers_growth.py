@@ -14,6 +14,7 @@ from torch import nn
 
 from cnnlib import explorers
 from cnnlib.analysis import effective_field, growth_table
+from cnnlib.models.densenet import depth_of
 
 PICTURE = np.arange(24 * 24, dtype=np.uint8).reshape(24, 24)
 
@@ -47,6 +48,14 @@ def test_an_explorer_is_whole_in_itself_labelled_and_the_same_twice(make):
 def test_without_scripts_the_lectures_table_stands_there():
     page = growth_explorer()._repr_html_()
     assert "<td>5, 9, 13, 17</td><td>21</td>" in page
+
+
+def test_without_scripts_every_block_and_transition_has_a_line():
+    page = explorers.explore_growth(16, 12, 12, blocks=3, compression=100)._repr_html_().partition("<script")[0]
+    steps = ["block 1", "transition 1", "block 2", "transition 2", "block 3"]
+    assert re.findall(r"<tr><td>([^<]*)</td>", page) == steps
+    assert "<td>304</td><td>304</td>" in page
+    assert "counted as in the paper: 40. 1,019,722 parameters" in page
 
 
 @pytest.mark.parametrize(
@@ -105,6 +114,9 @@ def test_the_page_computes_the_same_growth_as_cnnlib(shown):
             k0, k, (layers,) * blocks, compression=percent / 100, bottleneck=4 * kind, image=(3, 3), classes=10
         )
         assert int(figure.locator(".reading").get_attribute("data-params")) == table.params
+        depth = depth_of((layers,) * blocks, bottleneck=bool(kind))
+        assert int(figure.locator(".reading").get_attribute("data-depth")) == depth
+        assert f": {depth}." in figure.locator(".reading").inner_text()
         for b in range(1, blocks + 1):
             reads = figure.locator(f'[data-reads="{b}"]').get_attribute("data-all")
             assert [int(n) for n in reads.split()] == [row.reads for row in table.block(b)]

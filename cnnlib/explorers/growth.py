@@ -1,9 +1,10 @@
-"""Choose growth rate, layers, compression and bottleneck of a dense network, and see its maps and parameters."""
+"""Choose growth rate, layers, compression and bottleneck of a dense network, and see its depth, maps and parameters."""
 
 from __future__ import annotations
 
 from cnnlib.analysis.growth import growth_table
 from cnnlib.explorers.html import Choice, Explorer, Range
+from cnnlib.models.densenet import depth_of
 
 # The page's own arithmetic is that of `growth_table`, row by row.
 SCRIPT = """
@@ -18,13 +19,15 @@ var said=reads.length>6?reads.slice(0,3).join(', ')+', \\u2026, '+reads[reads.le
 rows+='<tr><td>block '+b+'</td><td data-reads="'+b+'" data-all="'+reads.join(' ')+'">'+said+'</td><td data-gives="'+b+'">'+c+'</td><td>'+total.toLocaleString('en')+'</td></tr>';
 }
 total+=2*c+c*data.classes+data.classes;
+var depth=1+blocks*n*(wide?2:1)+(blocks-1)+1;
 all.forEach(function(p){var h=100*p[1]/top,a=100*k/top;
 bars+='<rect x="'+(p[0]+.1)*300/x+'" y="'+(100-h)+'" width="'+.8*300/x+'" height="'+h+'" fill="#3b8bc2"/><rect x="'+(p[0]+.1)*300/x+'" y="'+(100-h-a)+'" width="'+.8*300/x+'" height="'+a+'" fill="#d9822b"/>';});
 figure.querySelector('svg').innerHTML=bars;
 figure.querySelector('svg').setAttribute('aria-label','A bar for each of '+all.length+' layers: the maps that it reads and the '+k+' that it adds; the highest reaches '+top);
 figure.querySelector('tbody').innerHTML=rows;
-figure.querySelector('.reading').textContent='With a '+data.kernel+'\\u00d7'+data.kernel+' convolution in front and a classifier of '+data.classes+' behind: '+total.toLocaleString('en')+' parameters.';
+figure.querySelector('.reading').textContent='Depth, counted as in the paper: '+depth+'. With a '+data.kernel+'\\u00d7'+data.kernel+' convolution in front and a classifier of '+data.classes+' behind: '+total.toLocaleString('en')+' parameters.';
 figure.querySelector('.reading').dataset.params=total;
+figure.querySelector('.reading').dataset.depth=depth;
 """
 
 
@@ -62,16 +65,23 @@ def explore_growth(
         image=image,
         classes=classes,
     )
+    lines: list[tuple[object, ...]] = []
+    for row, sums in zip(table, table.so_far):
+        if row.what == "transition":
+            lines.append((f"transition {len(lines) // 2 + 1}", row.reads, row.gives, sums.params))
+        elif row.what == "layer" and row.layer == layers:
+            reads = ", ".join(str(layer.reads) for layer in table.block(row.block))
+            lines.append((f"block {row.block}", reads, row.gives, sums.params))
     rows = "".join(
-        f"<tr><td>block {b}</td><td>{', '.join(str(row.reads) for row in table.block(b))}</td>"
-        f"<td>{table.block(b)[-1].gives}</td><td></td></tr>"
-        for b in range(1, blocks + 1)
+        f"<tr><td>{step}</td><td>{reads}</td><td>{gives}</td><td>{params:,}</td></tr>"
+        for step, reads, gives, params in lines
     )
+    depth = depth_of((layers,) * blocks, bottleneck)
     start = (
         '<svg role="img" viewBox="0 0 300 100" width="600" aria-label="A bar for each layer: the maps that it reads and those that '
         'it adds"></svg><table style="width:100%;text-align:left"><thead><tr><th>step</th><th>input maps of its layers</th>'
         f"<th>gives</th><th>parameters so far</th></tr></thead><tbody>{rows}</tbody></table>"
-        f'<p class="reading" aria-live="polite" data-value>{table.params:,} parameters.</p>'
+        f'<p class="reading" aria-live="polite" data-value>Depth, counted as in the paper: {depth}. {table.params:,} parameters.</p>'
     )
     return Explorer(
         name="growth",
