@@ -46,6 +46,7 @@ _EXPORTS = {
     "draw_patches": "deconvnet",
     "draw_ways": "deconvnet",
     "draw_occlusion": "occlusion",
+    "draw_dense_blocks": "densenet",
     "draw_blocks": "residual_paths",
     "draw_unrolled": "residual_paths",
     "draw_path_lengths": "residual_paths",
