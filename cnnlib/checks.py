@@ -1063,3 +1063,117 @@ def grouped_against_paths(form: str, paths: int | None = None, block: str = "lay
 def higher_or_lower(first: float, second: float) -> str:
     """Whether the first number is "higher" or "lower" than the second, or "equal" to it."""
     return {1: "higher", -1: "lower", 0: "equal"}[sign(first - second)]
+
+
+def recorded(record: str, figure: str) -> Any:
+    """A figure of a run that is kept in data/records/, once the record has been found whole.
+
+    >>> recorded("stack_3x3-fashion_mnist_mini", "summary.seeds")
+    5
+    """
+    import json
+
+    from cnnlib.paths import data_dir
+    from cnnlib.training import records
+
+    records.load(record)
+    found: Any = json.loads((data_dir() / "records" / f"{record}.json").read_text(encoding="utf-8"))
+    for step in figure.split("."):
+        if step not in found:
+            raise ValueError(f"record {record!r} has no figure {figure!r}: no {step!r} among {', '.join(found)}")
+        found = found[step]
+    return found
+
+
+# --- looking inside ----------------------------------------------------------------------------------------------
+
+
+def same_class_by_chance(count: int, classes: int) -> float:
+    """How many of `count` images, each drawn from one of `classes` equal classes, come from the most frequent one.
+
+    >>> same_class_by_chance(2, 2)
+    1.5
+    """
+
+    def at_most(most: int) -> float:
+        ways = [1.0] + [0.0] * count  # the coefficients of (1 + x + ... + x^most / most!)^classes
+        for _ in range(classes):
+            ways = [sum(ways[n - i] / math.factorial(i) for i in range(min(n, most) + 1)) for n in range(count + 1)]
+        return math.factorial(count) * ways[count] / classes**count
+
+    return sum(1 - at_most(most) for most in range(count))
+
+
+@functools.cache
+def _seen(record: str) -> tuple[Any, Any, Any]:
+    """A trained network in float64, the small test set as it takes it, and the labels."""
+    from cnnlib.data import load_data
+    from cnnlib.training import records
+
+    known = records.load(record)
+    test = load_data("fashion_mnist_mini").test
+    return known.model().double().eval(), known.recipe.preprocess(test.images).double(), test.labels
+
+
+@functools.cache
+def _strongest(record: str, at: str, images: int) -> Any:
+    from cnnlib.analysis.top_patches import strongest_patches
+
+    net, inputs, _ = _seen(record)
+    return strongest_patches(net, inputs[:images], at)
+
+
+def same_class_of_nine(record: str, at: str, images: int = 500) -> float:
+    """Of the nine images that excite a map most, how many come from one class: the mean over the maps of a layer."""
+    labels, table = _seen(record)[2], _strongest(record, at, images)
+    nines = [[int(labels[patch.image]) for patch in table[m]] for m in table.maps if len(table[m]) == 9]
+    return sum(max(nine.count(label) for label in nine) for nine in nines) / len(nines)
+
+
+def nine_strongest(record: str, at: str, map: int, images: int = 500) -> list[int]:
+    """The numbers of the nine test images that excite a map most, the strongest first."""
+    return [patch.image for patch in _strongest(record, at, images)[map]]
+
+
+def deconvnet_by_hand(record: str, image: int = 0) -> float:
+    """Largest difference between the deconvnet of `small_alexnet` back from its second ReLU and its steps written out.
+
+    Unpooling adds each value at its switch, the ReLU rectifies the signal, the convolutions go back by transposed filters.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    from cnnlib.analysis.deconvnet import send_back
+
+    net, inputs, _ = _seen(record)
+    x = inputs[image : image + 1]
+    with torch.no_grad():
+        first = net.relu1(net.conv1(x))
+        pooled, switches = F.max_pool2d(first, 3, 2, return_indices=True)
+        signal = net.relu2(net.conv2(net.norm1(pooled)))
+        back = F.conv_transpose2d(signal.clamp(min=0), net.conv2.weight, padding=2)
+        unpooled = (
+            torch.zeros_like(first).flatten(2).scatter_add(2, switches.flatten(2), back.flatten(2)).view_as(first)
+        )
+        expected = F.conv_transpose2d(unpooled.clamp(min=0), net.conv1.weight, padding=4)
+    return (send_back(net, x, "relu2", signal) - expected).abs().max().item()
+
+
+@functools.cache
+def _occlusion(record: str, image: int, square: int, stride: int) -> Any:
+    from cnnlib.analysis.occlusion import occlusion_maps
+
+    net, inputs, labels = _seen(record)
+    (found,) = occlusion_maps(net, inputs[image : image + 1], [int(labels[image])], square=square, stride=stride)
+    return found
+
+
+def occluded(record: str, image: int, square: int, stride: int = 1, least: bool = False) -> float:
+    """Probability of a test image's class: of the image itself, or under a grey square where that is `least`."""
+    found = _occlusion(record, image, square, stride)
+    return float(found.probability.min()) if least else found.unhidden
+
+
+def answers_under_square(record: str, image: int, square: int, stride: int = 1) -> list[int]:
+    """At how many places of the square each answer is given, the most frequent first."""
+    return list(_occlusion(record, image, square, stride).answers.values())
