@@ -26,8 +26,9 @@ gap:.35rem .8rem;align-items:center;margin-bottom:.8rem}
 .cnnlib-explorer img.pixels,.cnnlib-explorer svg image{image-rendering:pixelated}
 .cnnlib-explorer .reading{margin:.8rem 0 0}
 .cnnlib-explorer figcaption{font-size:.9em;opacity:.85;margin-top:.5rem}
-@media(max-width:30rem){.cnnlib-explorer .controls{grid-template-columns:1fr auto}
-.cnnlib-explorer .controls input,.cnnlib-explorer .controls select{grid-column:1/3;grid-row:auto}}
+@media(max-width:30rem){.cnnlib-explorer .controls{grid-template-columns:1fr auto;grid-auto-flow:dense}
+.cnnlib-explorer .controls label{grid-column:1}.cnnlib-explorer .controls :is(output,span){grid-column:2}
+.cnnlib-explorer .controls :is(input,select){grid-column:1/3}}
 """.replace("\n", "")
 
 
