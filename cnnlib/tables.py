@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from html import escape
+from typing import Generic, TypeVar
 
 from cnnlib.errors import listed, unknown
 
@@ -62,3 +63,31 @@ def missing(kind: str, given: object, known: Iterable[str]) -> ValueError:
     if len(known) <= 20 or get_close_matches(str(given).lower(), known, n=1, cutoff=0.6):
         return unknown(kind, given, known)
     return ValueError(f"no {kind} {given!r} among {len(known)}; print the table to see their names")
+
+
+Row = TypeVar("Row")
+
+
+class Rows(Generic[Row]):
+    """A table that iterates its `rows` and knows how many they are."""
+
+    rows: tuple[Row, ...]
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class NamedRows(Rows[Row]):
+    """A table whose rows have names: `table[name]` is one of them; ValueError says the nearest where there is none."""
+
+    def __contains__(self, name: object) -> bool:
+        return any(row.name == name for row in self.rows)
+
+    def __getitem__(self, name: str) -> Row:
+        found = {row.name: row for row in self.rows}
+        if name not in found:
+            raise missing("row", name, found)
+        return found[name]

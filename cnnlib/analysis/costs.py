@@ -164,24 +164,12 @@ class Totals:
 
 
 @dataclass(frozen=True, repr=False)
-class CostTable:
+class CostTable(tables.NamedRows[CostRow]):
     """The rows of `cost`, their sums and sub-totals; iterates its rows, `table[name]` is one of them."""
 
     network: str
     input_shape: tuple[int, int, int]
     rows: tuple[CostRow, ...]
-
-    def __iter__(self) -> Iterator[CostRow]:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, name: str) -> CostRow:
-        found = {row.name: row for row in self.rows}
-        if name not in found:
-            raise tables.missing("row", name, found)
-        return found[name]
 
     @property
     def params(self) -> int:

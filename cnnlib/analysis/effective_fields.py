@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -141,7 +141,7 @@ class EffectiveRow:
 
 
 @dataclass(frozen=True, repr=False)
-class EffectiveTable:
+class EffectiveTable(tables.NamedRows[EffectiveRow]):
     """The rows of `effective_field`; iterates them, `table[name]` is one, `mass[name]` its gradient (H, W) that adds up to 1."""
 
     network: str
@@ -149,18 +149,6 @@ class EffectiveTable:
     images: int
     rows: tuple[EffectiveRow, ...]
     mass: dict[str, NDArray[np.float64]]
-
-    def __iter__(self) -> Iterator[EffectiveRow]:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, name: str) -> EffectiveRow:
-        found = {row.name: row for row in self.rows}
-        if name not in found:
-            raise tables.missing("row", name, found)
-        return found[name]
 
     def to_dict(self) -> dict[str, object]:
         """Everything but the gradients as plain values; a size of infinity is the string "whole image"."""
@@ -536,24 +524,12 @@ class BorderRow:
 
 
 @dataclass(frozen=True, repr=False)
-class BorderTable:
+class BorderTable(tables.NamedRows[BorderRow]):
     """The rows of `border_case`; iterates them, `table[name]` is one."""
 
     network: str
     input_shape: tuple[int, int, int]
     rows: tuple[BorderRow, ...]
-
-    def __iter__(self) -> Iterator[BorderRow]:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, name: str) -> BorderRow:
-        found = {row.name: row for row in self.rows}
-        if name not in found:
-            raise tables.missing("row", name, found)
-        return found[name]
 
     _COLUMNS = ("name", "field", "positions", "outside, corner", "outside, middle", "outside, mean", "whole inside")
 

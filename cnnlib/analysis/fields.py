@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 
@@ -724,7 +724,7 @@ class Place:
 
 
 @dataclass(frozen=True, repr=False)
-class FieldTable:
+class FieldTable(tables.NamedRows[FieldRow]):
     """The rows of `receptive_field`; iterates its rows, `table[name]` is one of them, `final` the one that papers quote.
 
     `places` are the maps among them: where each of their positions looks.
@@ -735,21 +735,6 @@ class FieldTable:
     rows: tuple[FieldRow, ...]
     final_name: str | None
     places: dict[str, Place] = field(default_factory=dict, compare=False)
-
-    def __iter__(self) -> Iterator[FieldRow]:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __contains__(self, name: object) -> bool:
-        return any(row.name == name for row in self.rows)
-
-    def __getitem__(self, name: str) -> FieldRow:
-        found = {row.name: row for row in self.rows}
-        if name not in found:
-            raise tables.missing("row", name, found)
-        return found[name]
 
     @property
     def final(self) -> FieldRow:

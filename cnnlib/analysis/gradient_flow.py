@@ -68,7 +68,7 @@ class FlowRow:
 
 
 @dataclass(frozen=True, repr=False)
-class Flow:
+class Flow(tables.NamedRows[FlowRow]):
     """The rows of one look, in the order of the operations; iterates them, `flow[name]` is one of them.
 
     `moment` counts the looks at a training from 0, `loss` is the mean over the images.
@@ -79,18 +79,6 @@ class Flow:
     images: int
     loss: float
     rows: tuple[FlowRow, ...]
-
-    def __iter__(self) -> Iterator[FlowRow]:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, name: str) -> FlowRow:
-        found = {row.name: row for row in self.rows}
-        if name not in found:
-            raise tables.missing("row", name, found)
-        return found[name]
 
     @property
     def layers(self) -> tuple[FlowRow, ...]:

@@ -16,9 +16,9 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -244,7 +244,7 @@ Row = TypeVar("Row", Lesion, SeveralLesions, Permutation)
 
 
 @dataclass(frozen=True, repr=False)
-class Findings(Generic[Row]):
+class Findings(tables.Rows[Row]):
     """The rows of a lesion study; iterates them. `before` is the error in % of `images` with nothing touched.
 
     `what` says what was done; `kept` are the parts that could not be touched, each with the reason.
@@ -256,12 +256,6 @@ class Findings(Generic[Row]):
     images: int
     rows: tuple[Row, ...]
     kept: Mapping[str, str]
-
-    def __iter__(self) -> Iterator[Row]:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def __getitem__(self, at: int) -> Row:
         return self.rows[at]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,19 +75,13 @@ class PathGradient:
 
 
 @dataclass(frozen=True, repr=False)
-class PathGradients:
+class PathGradients(tables.Rows[PathGradient]):
     """The rows of `gradient_by_path_length`, by length; `full` is the norm of the whole gradient, `images` how many."""
 
     network: str
     images: int
     full: float
     rows: tuple[PathGradient, ...]
-
-    def __iter__(self) -> Iterator[PathGradient]:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def __getitem__(self, length: int) -> PathGradient:
         return self.rows[length]

@@ -9,7 +9,7 @@ test images are drawn by chance; they do not cover what another seed of the trai
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -200,17 +200,11 @@ class ScoreRow:
     top: dict[int, Share]
 
 
-class ScoreTable:
+class ScoreTable(tables.Rows[ScoreRow]):
     """Rows of `score`; iterates them, and `table[name, crops]` is one of them."""
 
     def __init__(self, rows: Sequence[ScoreRow]) -> None:
         self.rows = tuple(rows)
-
-    def __iter__(self) -> Iterator[ScoreRow]:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def __getitem__(self, key: tuple[str, int]) -> ScoreRow:
         for row in self.rows:

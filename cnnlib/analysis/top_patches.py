@@ -9,7 +9,7 @@ is what the unit sees: the receptive field of its position by `fields`, placed b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,7 @@ class Patch:
 
 
 @dataclass(frozen=True, repr=False)
-class TopPatches:
+class TopPatches(tables.Rows[Patch]):
     """The rows of `strongest_patches`; iterates its rows, `table[map]` are those of one map, the strongest first.
 
     A map that no image excites above 0 has none.
@@ -58,12 +58,6 @@ class TopPatches:
     images: int
     rows: tuple[Patch, ...]
     maps: tuple[int, ...]
-
-    def __iter__(self) -> Iterator[Patch]:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def __getitem__(self, number: int) -> tuple[Patch, ...]:
         if number not in self.maps:
