@@ -154,7 +154,7 @@ def draw_reads(counts: np.ndarray, ax: Axes, *, title: str = "") -> Axes:
                 0.92,
                 0.92,
                 boxstyle="square,pad=0",
-                fc=(colour, 0.15 + 0.5 * count / most) if count else "none",
+                fc=(colour, 0.1 + 0.25 * count / most) if count else "none",
                 ec=INK,
                 lw=0.6,
             )
