@@ -17,7 +17,7 @@ from torch import nn
 
 from cnnlib import explorers, plots
 from cnnlib.analysis import OcclusionMap, occlusion_maps
-from cnnlib.plots.occlusion import ANSWERS, answered, bitmap, coloured, extent_of
+from cnnlib.plots.occlusion import ANSWERS, answered, bitmap, coloured, extent_of, paler
 
 CLASSES = ("<left>", "right", "neither")
 
@@ -91,6 +91,7 @@ def test_the_drawing_names_the_class_counts_the_answers_and_marks_the_worst_squa
     assert square.get_xy() == pytest.approx((left / 12, top / 12))
     assert (square.get_width(), square.get_height()) == pytest.approx(((right - left) / 12, (bottom - top) / 12))
     assert np.array_equal(ax.images[0].get_array(), bitmap(pictures()[0]))
+    assert np.array_equal(ax.images[1].get_array(), paler(bitmap(pictures()[0])))
     assert np.array_equal(ax.images[2].get_array(), coloured(found))
     assert np.array_equal(ax.images[4].get_array(), answered(found)[0])
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from cnnlib.analysis.occlusion import OcclusionMap
 from cnnlib.explorers.html import Choice, Explorer, Range, png
-from cnnlib.plots.occlusion import answered, bitmap, coloured, extent_of
+from cnnlib.plots.occlusion import LAID, PALE, answered, bitmap, coloured, extent_of
 
 SIDE, SPACE = 220, 24  # of a picture and between the two, in units of the drawing
 MARK = "#d9822b"
@@ -150,9 +150,10 @@ def _drawing(data: dict[str, Any], one: OcclusionMap, row: int, column: int, uni
         f'aria-label="{html.escape(first["title"])} with a grey square; arrow keys move the square">'
         f'<defs><clipPath id="occlusion-map"><rect x="{data["right"]}" width="{SIDE}" height="{height:g}"/></clipPath></defs>'
         f'{picture}/><rect class="square" x="{start:g}" {box} fill="{shade}" stroke="{MARK}" stroke-width="2"/>'
-        f'{picture} x="{data["right"]}" opacity=".4"/>'
+        f'<rect x="{data["right"]}" width="{SIDE}" height="{height:g}" fill="#808080"/>'
+        f'{picture} x="{data["right"]}" opacity="{PALE}"/>'
         f'<image class="cells" href="{first["probability"]}" x="{data["right"] + left:g}" y="{top:g}" '
-        f'width="{right - left:g}" height="{bottom - top:g}" preserveAspectRatio="none" opacity=".75" '
+        f'width="{right - left:g}" height="{bottom - top:g}" preserveAspectRatio="none" opacity="{LAID}" '
         f'clip-path="url(#occlusion-map)"/>'
         f'<rect class="outline" x="{data["right"] + start:g}" {box} fill="none" stroke="{MARK}" stroke-width="2"/>'
         f'<circle class="centre" cx="{data["right"] + (start + one.square[1] * unit / 2):g}" '

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # The watched class first, then the others by how often they are answered.
 ANSWERS = tuple(PALETTE[name] for name in ("blue", "orange", "green", "red", "purple", "teal", "brown", "pink"))
 
+PALE, LAID = 0.4, 0.75  # how strong the picture and the map over it are
+
 
 def bitmap(picture: ArrayLike) -> NDArray[np.uint8]:
     """A picture (1 or 3, H, W), 8-bit or in [0, 1], as (H, W, 3) of 8 bits."""
@@ -69,6 +71,11 @@ def answered(found: OcclusionMap) -> tuple[NDArray[np.uint8], dict[int, str]]:
     return whole, {label: colour for label, colour in colours.items() if label in found.answers}
 
 
+def paler(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A picture nearer to mid-grey, as what lies under a map; opaque, so that the page's colour does not show through."""
+    return np.round(PALE * pixels + (1 - PALE) * 128.0).astype(np.uint8)
+
+
 def draw_occlusion(
     found: OcclusionMap, picture: ArrayLike, ax: Axes, *, classes: Sequence[str] | None = None, grey: float = 0.5
 ) -> Axes:
@@ -91,13 +98,13 @@ def draw_occlusion(
     for i, (title, cells) in enumerate(zip(titles, (None, coloured(found), answers))):
         x = i * (1 + GAP)
         ax.text(x + 0.5, -0.04, title, ha="center", va="bottom", fontsize="small")
-        paler = {"alpha": 0.4} if cells is not None else {}
-        ax.imshow(pixels, extent=(x, x + 1, tall, 0), interpolation="nearest", **paler)
+        shown = pixels if cells is None else paler(pixels)
+        ax.imshow(shown, extent=(x, x + 1, tall, 0), interpolation="nearest")
         frame = Rectangle((x, 0), 1, tall, fill=False, edgecolor=INK, lw=0.5)
         ax.add_patch(frame)
         if cells is not None:
             box = (x + left / width, x + right / width, bottom / width, top / width)
-            laid = ax.imshow(cells, extent=box, interpolation="nearest", alpha=0.75)
+            laid = ax.imshow(cells, extent=box, interpolation="nearest", alpha=LAID)
             laid.set_clip_path(frame)
     row, column, end, last = found.hidden(*found.lowest)
     square = Rectangle((column / width, row / width), (last - column) / width, (end - row) / width)
@@ -106,7 +113,7 @@ def draw_occlusion(
     _scale(ax, 1 + GAP, tall)
     _names(ax, 2 * (1 + GAP), tall, {name(k): (colours[k], n) for k, n in found.answers.items()}, found.answer.numel())
     ax.set_xlim(-0.02, 3 + 2 * GAP + 0.02)
-    ax.set_ylim(tall + 0.05 + 0.11 * max(2, len(colours)), -0.16)
+    ax.set_ylim(tall + 0.05 + 0.11 * max(3, len(colours)), -0.16)
     ax.set_aspect("equal")
     ax.axis("off")
     return ax
@@ -115,7 +122,9 @@ def draw_occlusion(
 def _scale(ax: Axes, left: float, top: float) -> None:
     """The colours from 0 to 1 under a tile."""
     shades = sequential()(np.linspace(0, 1, 64))[None, :, :3]
-    ax.imshow(shades, extent=(left + 0.12, left + 0.88, top + 0.13, top + 0.06), interpolation="nearest", aspect="auto")
+    box = (left + 0.12, left + 0.88, top + 0.13, top + 0.06)
+    ax.imshow(np.full_like(shades, 128 / 255), extent=box, interpolation="nearest")
+    ax.imshow(shades, extent=box, interpolation="nearest", alpha=LAID)
     for x, text, side in ((0.09, "0", "right"), (0.91, "1", "left")):
         ax.text(left + x, top + 0.095, text, ha=side, va="center", fontsize="small")
 
@@ -124,5 +133,5 @@ def _names(ax: Axes, left: float, top: float, answers: dict[str, tuple[str, int]
     """The classes that are answered, each with its colour and its share of the places, under a tile."""
     for i, (name, (colour, count)) in enumerate(answers.items()):
         y = top + 0.06 + 0.11 * i
-        ax.add_patch(Rectangle((left, y), 0.07, 0.07, facecolor=colour, alpha=0.75, lw=0))
+        ax.add_patch(Rectangle((left, y), 0.07, 0.07, facecolor=colour, alpha=LAID, lw=0))
         ax.text(left + 0.11, y + 0.035, f"{name}, {count} of {places}", va="center", fontsize="small")
