@@ -1177,3 +1177,119 @@ def occluded(record: str, image: int, square: int, stride: int = 1, least: bool 
 def answers_under_square(record: str, image: int, square: int, stride: int = 1) -> list[int]:
     """At how many places of the square each answer is given, the most frequent first."""
     return list(_occlusion(record, image, square, stride).answers.values())
+
+
+# --- residual networks -------------------------------------------------------------------------------------------
+
+
+def training_error(record: str, epoch: int | None = None) -> float:
+    """Error on the training images in an epoch (the last) of a recorded run, in %, the mean over its seeds.
+
+    >>> training_error("plain20-fashion_mnist") > training_error("resnet20-fashion_mnist")
+    True
+    """
+    from cnnlib.training import records
+
+    runs = records.load(record).runs
+    epochs = [run.final if epoch is None else run.history[epoch - 1] for run in runs]
+    return sum(100 * (1 - found.train_accuracy) for found in epochs) / len(epochs)
+
+
+def identity_error(way: str, blocks: int, steps: int = 150) -> float:
+    """Squared error by squared input of plain or residual blocks that were trained to be the identity: mean of five seeds."""
+    return _identity_error(way, blocks, steps)
+
+
+@functools.cache
+def _identity_error(way: str, blocks: int, steps: int) -> float:
+    from cnnlib.analysis.identity_experiment import learn_identity
+
+    runs = learn_identity(way, blocks, seeds=range(5), steps=steps)
+    return sum(run.losses[-1] for run in runs) / len(runs)
+
+
+def _fresh(model: str, batch_norm: bool, seed: int) -> tuple[Any, Any]:
+    """A network with new random weights in float64, its batch norms taken out on request, and four random images."""
+    import torch
+    from torch import nn
+
+    from cnnlib.models import zoo
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = zoo.build(model).double()
+    for module in [] if batch_norm else list(net.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(module, name, nn.Identity())
+    return net, torch.randn(4, *_input_shape(model), generator=_random(seed), dtype=torch.float64)
+
+
+def gradient_growth(model: str, batch_norm: bool = True, seed: int = 0) -> float:
+    """Gradient at the output of the first convolution by that of the last, before training; without batch norm on request."""
+    import torch
+
+    from cnnlib.analysis.gradient_flow import flow_through
+
+    net, images = _fresh(model, batch_norm, seed)
+    layers = [row for row in flow_through(net, images, torch.arange(4)).layers if row.kind == "conv"]
+    return layers[0].gradient / layers[-1].gradient
+
+
+def loss_without_batch_norm(model: str, quiet: bool, seed: int = 0) -> float:
+    """Loss of a residual network without batch norm before training, by that of guessing; `quiet`: branches start at zero."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    net, images = _fresh(model, False, seed)
+    for module in net.modules():
+        if quiet and hasattr(module, "conv2"):
+            nn.init.zeros_(module.conv2.weight)
+    with torch.no_grad():
+        answer = net(images)
+    return float(F.cross_entropy(answer, torch.arange(4))) / math.log(answer.shape[1])
+
+
+def kept_megabytes(model: str) -> float:
+    """What torch keeps of one image for the pass back, in training, in 10^6 bytes."""
+    from cnnlib.analysis.kept import kept_bytes
+
+    return kept_bytes(_net(model), _input_shape(model), images=1) / 1e6
+
+
+@functools.cache
+def _rises(record: str, block: int, images: int) -> tuple[float, ...]:
+    """By how much the loss rises without each connection of a dense block, on the first images of the small test set."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    from cnnlib.analysis.growth import connection_weights
+    from cnnlib.data import load_data
+    from cnnlib.training import records
+
+    run, test = records.load(record), load_data("fashion_mnist_mini").test
+    net, labels = run.model().double().eval(), test.labels[:images]
+    links = [row for row in connection_weights(net, tuple(test.images.shape[1:])).block(block) if row.kind == "layer"]
+    first = list(dict(net.features.named_children())).index(f"denseblock{block}")
+    rest = nn.Sequential(net.features[first:], net.relu, net.avgpool, nn.Flatten(), net.classifier)
+    found = []
+    with torch.no_grad():
+        x = net.features[:first](run.recipe.preprocess(test.images[:images]).double())
+        whole = F.cross_entropy(rest(x), labels)
+        entering = {row.target: row.maps for row in links if row.source == 0}
+        for row in links:
+            weight = net.get_submodule(row.reader).weight
+            end = entering[row.target] + row.source * row.maps if row.source else row.maps
+            kept = weight[:, end - row.maps : end].clone()
+            weight[:, end - row.maps : end] = 0
+            found.append((F.cross_entropy(rest(x), labels) - whole).item())
+            weight[:, end - row.maps : end] = kept
+    return tuple(found)
+
+
+def missed_connections(record: str, block: int = 3, images: int = 200, by: float = 0.0) -> list[int]:
+    """How many connections of a dense block a trained network misses (its loss rises by more than `by`), and how many there are."""
+    rises = _rises(record, block, images)
+    return [sum(rise > by for rise in rises), len(rises)]
