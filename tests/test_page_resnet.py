@@ -241,3 +241,25 @@ def test_the_explorer_of_the_page_counts_as_cnnlib_does(reader):
     figure = reader().open("book/resnet").locator('[data-explorer="residual-networks"]')
     for chosen in CHOSEN[4:]:
         compare(figure, *chosen)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "layers", "arcs", "over", "projected"),
+    [
+        ("vgg_e", 64, 19, 0, 0, 0),
+        ("plain34", 64, 34, 0, 0, 0),
+        ("resnet34", 64, 34, 16, 2, 3),
+        ("resnet50", 64, 50, 16, 3, 4),
+    ],
+)
+def test_ladders_have_the_layers_that_name_a_network_and_an_arc_a_block(name, size, layers, arcs, over, projected):
+    with torch.device("meta"):
+        graph = cnnlib.trace(cnnlib.build(name), (3, size, size))
+    ladder = plots.ladder_of(graph)
+    assert len(ladder.sides) == layers
+    assert [end - start for start, end, _ in ladder.shortcuts] == [over] * arcs
+    assert sum(with_projection for *_, with_projection in ladder.shortcuts) == projected
+    figure, ax = plt.subplots()
+    plots.draw_ladder(graph, ax, title=name, longest=layers)
+    assert (len(ax.patches), len(ax.lines)) == (layers, arcs)
+    plt.close(figure)

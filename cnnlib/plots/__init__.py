@@ -39,6 +39,8 @@ _EXPORTS = {
     "draw_reads": "resnet",
     "draw_stream": "resnet",
     "block_steps_of": "resnet",
+    "ladder_of": "resnet",
+    "draw_ladder": "resnet",
     "draw_loss_surfaces": "loss_surfaces",
     "draw_loss_lines": "loss_surfaces",
     "draw_trajectory": "loss_surfaces",

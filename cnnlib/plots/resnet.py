@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -180,4 +181,69 @@ def draw_stream(
         ax.axvline(start + 0.5, color=INK, ls=":", lw=1)
     ax.set_xlabel("block")
     ax.xaxis.get_major_locator().set_params(integer=True)
+    return ax
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Layers with weights on a network's longest way, as the side of their maps; shortcuts as (from, to, projected).
+
+    A shortcut leaves behind layer `from` (0 is the image) and joins behind layer `to`.
+    """
+
+    sides: tuple[int, ...]
+    shortcuts: tuple[tuple[int, int, bool], ...]
+
+
+def ladder_of(graph: Graph) -> Ladder:
+    """The longest way through a traced network, and each addition whose two ways are not equally deep."""
+    depth: dict[str, int] = {}
+    before: dict[str, str | None] = {}
+    for node in graph:
+        deepest = max(node.inputs, key=lambda name: depth[name], default=None)
+        before[node.name] = deepest
+        depth[node.name] = (depth[deepest] if deepest else 0) + (node.kind in ("conv", "linear"))
+    way, sides = graph.output.name, []
+    while way is not None:
+        node = graph[way]
+        if node.kind in ("conv", "linear"):
+            sides.insert(0, node.shape[-1] if len(node.shape) == 3 else 1)
+        way = before[way]
+    shortcuts = []
+    for node in graph:
+        if node.kind == "add" and len(node.inputs) == 2:
+            short, long = sorted(node.inputs, key=lambda name: depth[name])
+            chain = _back(graph, short)
+            projected = 0
+            while chain and chain[-1].kind in ("conv", "batch_norm") and depth[chain[-1].name] > 0:
+                if chain[-1].kind == "conv":
+                    projected = 1
+                    break
+                chain.pop()
+            shortcuts.append((depth[short] - projected, depth[long], bool(projected)))
+    return Ladder(tuple(sides), tuple(shortcuts))
+
+
+def draw_ladder(graph: Graph, ax: Axes, *, title: str, longest: int) -> Axes:
+    """Draw the layers of a network in a row, coloured by the side of their maps, and each shortcut as an arc above.
+
+    A dashed arc has a projection. `longest` is how many layers the axis has room for.
+    """
+    ladder = ladder_of(graph)
+    colours = [PALETTE[name] for name in ("purple", "blue", "teal", "green", "orange", "red", "brown", "pink")]
+    for i, side in enumerate(ladder.sides):
+        colour = INK if side == 1 else colours[side.bit_length() % len(colours)]
+        ax.add_patch(Rectangle((i + 0.6, 0), 0.8, 1, fc=(colour, 0.35), ec=colour, lw=0.7))
+    for side, run in groupby(range(len(ladder.sides)), key=lambda i: ladder.sides[i]):
+        where = list(run)
+        if len(where) > 0.04 * longest:  # a number needs as much room
+            ax.text((where[0] + where[-1]) / 2 + 1, -0.2, str(side), fontsize="x-small", va="top", ha="center")
+    for start, end, projected in ladder.shortcuts:
+        x = np.linspace(start + 0.5, end + 0.5, 30)
+        y = 1.1 + 1.1 * np.sin(np.pi * (x - x[0]) / (x[-1] - x[0]))
+        ax.plot(x, y, color=PALETTE["red"], lw=1.0, ls="--" if projected else "-")
+    ax.set_title(title, loc="left", fontsize="small", pad=2)
+    ax.set_xlim(0, longest + 1)
+    ax.set_ylim(-1, 2.4)
+    ax.axis("off")
     return ax
