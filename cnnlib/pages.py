@@ -6,7 +6,9 @@ alone, a test computes it again:
     <span data-ref="lenet5_1998.params">60,000</span>              a published figure of data/papers/
     <span data-claim="A-007">61,706</span>                          what the check of a ledger row found
     <span data-check="output_size(size=32, kernel=5)">28</span>    a call of a function in cnnlib.checks
-    <span data-calc="6 * 28 * 28">4,704</span>                      arithmetic
+    <span data-calc="6 * 28 * 28">4,704</span>                      arithmetic, also with published figures and checks:
+    <span data-calc="resnet50.macs / 1e9">3.86</span>
+    <span data-calc="100 * parameters_of(model='vgg_d', kind='Linear') / vgg_d.params">89</span>
     <span data-record="lenet5-mnist.summary.test_accuracy_mean">99 %</span>   a figure of a recorded run
 """
 
@@ -16,6 +18,7 @@ import ast
 import html
 import inspect
 import json
+import math
 import operator
 import re
 import textwrap
@@ -163,12 +166,25 @@ _OPERATIONS = {
 
 
 def _calculate(tree: ast.expr) -> float:
-    """The value of an expression of numbers, + - * / ** and brackets."""
+    """The value of an expression of numbers, figures of data/papers/, calls of checks, + - * / ** and brackets."""
     if isinstance(tree, ast.Constant) and isinstance(tree.value, int | float):
         return tree.value
     if isinstance(tree, ast.BinOp) and type(tree.op) in _OPERATIONS:
         return _OPERATIONS[type(tree.op)](_calculate(tree.left), _calculate(tree.right))
-    raise ValueError(f"a calculation has numbers, + - * / ** and brackets only, got {ast.unparse(tree)!r}")
+    if isinstance(tree, ast.Attribute):
+        return float(published.find(ast.unparse(tree)).value)
+    if isinstance(tree, ast.Call):
+        return float(_call(ast.unparse(tree)))
+    raise ValueError(
+        f"a calculation has numbers, published figures, checks, + - * / ** and brackets only, got {ast.unparse(tree)!r}"
+    )
+
+
+def typed_numbers(source: str) -> list[int | float]:
+    """The numbers in a calculation that look copied from a result: five digits and more, powers of 2 and 10 aside."""
+    constants = [node.value for node in ast.walk(ast.parse(source, mode="eval")) if isinstance(node, ast.Constant)]
+    numbers = [value for value in constants if isinstance(value, int | float)]
+    return sorted(n for n in numbers if n >= 1e4 and math.log2(n) % 1 and math.log10(n) % 1)
 
 
 def _call(source: str) -> float:

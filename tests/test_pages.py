@@ -54,14 +54,50 @@ def test_an_unknown_source_names_the_step_that_is_missing():
         pages.value_of(pages.Number("1", "ref", "lenet5_1998.parms"))
 
 
-@pytest.mark.parametrize(("source", "value"), [("6 * 28 * 28", 4704), ("(1 + 3) / 2 ** 2 - 1", 0)])
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.name)
+def test_no_calculation_starts_from_a_copied_result(path):
+    copied = {n.source: pages.typed_numbers(n.source) for n in pages.numbers(prose(path)) if n.kind == "calc"}
+    assert not {source: numbers for source, numbers in copied.items() if numbers}
+
+
+@pytest.mark.parametrize(
+    ("source", "copied"),
+    [
+        ("100 * 48120 / 60000", [48120, 60000]),
+        ("resnet50.macs / 10 ** 9", []),
+        ("5 / 1e9 + 10000 * 65536 - 1e10", []),
+        ("4089184256 - 3857973248", [3857973248, 4089184256]),
+    ],
+)
+def test_a_copied_result_is_told_from_a_unit(source, copied):
+    assert pages.typed_numbers(source) == copied
+
+
+@pytest.mark.parametrize(
+    ("source", "value"),
+    [
+        ("6 * 28 * 28", 4704),
+        ("(1 + 3) / 2 ** 2 - 1", 0),
+        ("resnet50_v1_5.macs - resnet50.macs", 231211008),
+        ("100 * parameters_of(model='vgg_d', kind='Linear') / 123642856", 100),
+    ],
+)
 def test_arithmetic_is_done_again(source, value):
     assert pages.value_of(pages.Number("1", "calc", source)) == value
 
 
-def test_arithmetic_takes_numbers_only():
-    with pytest.raises(ValueError, match=r"numbers, \+ - .* and brackets only, got 'exit\(\)'"):
-        pages.value_of(pages.Number("1", "calc", "1 + exit()"))
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("1 + exit()", "no check 'exit'"),
+        ("1 + os.system", "'os'"),
+        ("-(1)", r"and brackets only, got '-1'"),
+        ("lenet5.parms / 2", "'parms'.*params"),
+    ],
+)
+def test_arithmetic_takes_numbers_figures_and_checks_only(source, message):
+    with pytest.raises(ValueError, match=message):
+        pages.value_of(pages.Number("1", "calc", source))
 
 
 def test_a_span_without_a_number_is_an_error():
