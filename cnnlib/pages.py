@@ -42,14 +42,65 @@ def show_source(*objects: Any) -> Any:
     return Markdown("\n".join(f"```python\n{block}\n```" for block in blocks))
 
 
-def claims_told(page: str) -> Any:
+@dataclass(frozen=True)
+class Told:
+    """A claim of the lectures as a page tells it: what was said, how it is judged, what the code finds, what is right."""
+
+    id: str
+    said: str
+    judged: str
+    found: str
+    right: str
+    why: str
+
+
+@dataclass(frozen=True, repr=False)
+class ClaimsTold:
+    """The claims of a page: `right` are the ids of those that hold as they stand, `told` the others."""
+
+    page: str
+    right: tuple[str, ...]
+    told: tuple[Told, ...]
+
+    def _above(self) -> str:
+        number = len(self.right) + len(self.told)
+        return f"{number} rows of the ledger belong to this page. Right as they stand, or figures redrawn here:"
+
+    def __repr__(self) -> str:
+        lines = [self._above(), textwrap.fill(", ".join(self.right) or "none", 84)]
+        for row in self.told:
+            said = f"{row.id}  {row.said} ({row.judged}; the code: {row.found})"
+            rest = [f"right: {row.right}"] if row.right != "-" else []
+            rest += [f"why: {row.why}"] if row.why else []
+            lines += ["", textwrap.fill(said, 84, subsequent_indent="       ")]
+            lines += [textwrap.fill(text, 84, initial_indent="       ", subsequent_indent="       ") for text in rest]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        def cell(label: str, text: str) -> str:
+            return f'<td data-label="{label}" style="text-align:left;vertical-align:top">{escape(text)}</td>'
+
+        labels = ("said", "judged", "what is right", "why people say it")
+        head = "".join(f'<th scope="col" style="text-align:left">{label}</th>' for label in ("row", *labels))
+        body = "".join(
+            f'<tr><th scope="row" style="text-align:left;vertical-align:top;white-space:nowrap">{row.id}</th>'
+            + "".join(map(cell, labels, (row.said, f"{row.judged}; {row.found}", row.right, row.why)))
+            + "</tr>"
+            for row in self.told
+        )
+        above = f"<p>{self._above()} {', '.join(self.right) or 'none'}.</p>"
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if self.told else ""
+        return f'<div class="claims-told">{above}{table}</div>'
+
+
+def claims_told(page: str) -> ClaimsTold:
     """What five lectures say of the subject of `page`, as a table to show: each claim that is not plainly right.
 
-    Every claim of the page is checked while the table is made; the ids of those that are right as they stand are printed.
-    ValueError for a page that tells no claim, RuntimeError where a check of the ledger fails.
+    Every claim of the page is checked while the table is made. ValueError for a page that tells no claim, RuntimeError
+    where a check of the ledger fails.
     """
-    import pandas as pd
-
     from cnnlib import ledger
 
     rows = [claim for claim in ledger.load().claims.values() if claim.page == page]
@@ -60,18 +111,20 @@ def claims_told(page: str) -> Any:
     for verdict in verdicts.values():
         if verdict.failed:
             raise RuntimeError(f"the ledger fails at {verdict.id}: {verdict.message}")
-    right = [claim for claim in rows if claim.verdict in ("OK", "FIG")]
-    told = [claim for claim in rows if claim not in right]
-    columns = {
-        "said": [f"{claim.claim}: {claim.said}" if claim.said != "-" else claim.claim for claim in told],
-        "judged": [ledger.LECTURE_VERDICTS[claim.verdict] for claim in told],
-        "the code": [verdicts[claim.id].status for claim in told],
-        "what is right": [claim.right for claim in told],
-        "why people say it": [claim.why for claim in told],
-    }
-    print(f"{len(rows)} rows of the ledger belong to this page. Right as they stand, or figures redrawn here:")
-    print(textwrap.fill(", ".join(claim.id for claim in right) or "none", 84))
-    return pd.DataFrame(columns, index=pd.Index([claim.id for claim in told], name="id"))
+    right = [claim.id for claim in rows if claim.verdict in ("OK", "FIG")]
+    told = [
+        Told(
+            claim.id,
+            claim.claim if claim.said == "-" else f"{claim.claim}: {claim.said}",
+            ledger.LECTURE_VERDICTS[claim.verdict],
+            verdicts[claim.id].status,
+            claim.right,
+            claim.why,
+        )
+        for claim in rows
+        if claim.id not in right
+    ]
+    return ClaimsTold(page, tuple(right), tuple(told))
 
 
 @dataclass(frozen=True)

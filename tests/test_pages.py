@@ -128,14 +128,21 @@ def test_source_is_shown_as_it_stands_in_the_package():
     assert "return self.coefficient * window_sum + self.bias" in shown
 
 
-def test_the_table_of_claims_has_every_row_of_the_page_in_it_or_above_it(capsys):
+def test_the_table_of_claims_has_every_row_of_the_page_in_it_or_above_it():
     table = pages.claims_told("lenet")
-    above = capsys.readouterr().out
     rows = [claim for claim in ledger.load().claims.values() if claim.page == "lenet"]
     assert rows
-    for claim in rows:
-        assert (claim.id in table.index) != (claim.id in above), claim.id
-    assert list(table.loc["A-005", ["judged", "the code"]]) == ["not exact", "confirmed"]
+    assert sorted([*table.right, *(told.id for told in table.told)]) == sorted(claim.id for claim in rows)
+    (told,) = (told for told in table.told if told.id == "A-005")
+    assert (told.judged, told.found) == ("not exact", "confirmed")
+    for shown in (repr(table), table._repr_html_()):
+        assert all(claim.id in shown for claim in rows)
+    assert told.right.split()[0] in repr(table)
+
+
+def test_what_lectures_say_is_text_in_the_table_of_claims():
+    row = pages.Told("X-001", "a < b & c", "wrong", "refuted", "b <= a", "")
+    assert "a &lt; b &amp; c" in pages.ClaimsTold("x", (), (row,))._repr_html_()
 
 
 def test_a_page_without_claims_is_refused():
