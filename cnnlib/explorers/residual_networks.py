@@ -172,7 +172,9 @@ var sum=function(k){return rows.reduce(function(s,r){return s+r[k]},0)},total=[2
 figure.querySelector('tbody').innerHTML=rows.map(function(r,i){
 var bar=function(k,c){return '<td style="text-align:right"><span data-part="'+r[0]+'" data-what="'+(k===2?'params':'macs')+'">'+words(r[k])+
 '</span><div style="height:.45rem;margin-left:auto;background:'+c+';width:'+(100*r[k]/total[k-2]).toFixed(1)+'%"></div></td>'};
-return '<tr><th scope="row">'+r[0]+'</th><td>'+r[1]+'</td><td>'+(d.blocks[i-1]||'')+'</td>'+bar(2,data.colours.params)+bar(3,data.colours.macs)+'</tr>';}).join('');
+var n=d.blocks[i-1];
+return '<tr><th scope="row" style="text-align:left">'+r[0]+'<br><small style="font-weight:normal">'+(n?n+(n>1?' blocks, ':' block, '):'')+r[1]+'</small></th>'+
+bar(2,data.colours.params)+bar(3,data.colours.macs)+'</tr>';}).join('');
 var base=d.base,times=function(k){return (total[k]/base[k]).toFixed(2)};
 figure.querySelector('.reading').textContent=d.depth+' layers with weights on the longest way, '+words(total[0])+' parameters and '+words(total[1])+
 ' multiply-adds: '+times(0)+' and '+times(1)+' times those of the paper\\u2019s residual network of this depth. '+
@@ -255,7 +257,8 @@ def _table(design: Design, way: str, factor: int) -> str:
     parts = residual_numbers(design, way, factor)
     params, macs = _totals(parts)
     rows = "".join(
-        f'<tr><th scope="row">{part.name}</th><td>{_maps(part)}</td><td>{count}</td>'
+        f'<tr><th scope="row" style="text-align:left">{part.name}<br><small style="font-weight:normal">{count}{_maps(part)}'
+        "</small></th>"
         + "".join(
             f'<td style="text-align:right"><span data-part="{part.name}" data-what="{what}">{value:,}</span>'
             f'<div style="height:.45rem;margin-left:auto;background:{COLOURS[what]};width:{100 * value / whole:.1f}%">'
@@ -263,11 +266,11 @@ def _table(design: Design, way: str, factor: int) -> str:
             for what, value, whole in (("params", part.params, params), ("macs", part.macs, macs))
         )
         + "</tr>"
-        for part, count in zip(parts, ("", *design.blocks, ""))
+        for part, count in zip(parts, ("", *(f"{n} block{'s' * (n > 1)}, " for n in design.blocks), ""))
     )
     head = "".join(
-        f'<th scope="col">{html.escape(word)}</th>'
-        for word in ("stage", "maps", "blocks", "parameters", "multiply-adds")
+        f'<th scope="col" style="text-align:{side}">{html.escape(word)}</th>'
+        for word, side in (("stage, its maps", "left"), ("parameters", "right"), ("multiply-adds", "right"))
     )
     return (
         '<div style="overflow-x:auto"><table style="width:100%;font-variant-numeric:tabular-nums"><thead><tr>'

@@ -87,6 +87,7 @@ def draw_residual_units(units: Mapping[str, Graph], axes: Sequence[Axes]) -> Seq
 
     The branch is the column on the left, the shortcut the line around it, with its operations, if it has any, on it.
     """
+    axes = list(axes)  # `axes.flat` can be gone through once only
     if len(units) != len(axes):
         raise ValueError(f"one Axes a block: there are {len(units)} blocks and {len(axes)} Axes")
     lowest = min(_draw_block(graph, ax) for graph, ax in zip(units.values(), axes))
@@ -139,7 +140,7 @@ def _column(ax: Axes, x: float, y: float, nodes: Sequence[Node]) -> float:
             )
         )
         ax.add_patch(Rectangle((x - 1.15, y - 0.95), 2.3, 0.7, fc=(colour, 0.18), ec="none", zorder=2))
-        ax.text(x, y - 0.62, step_words(node), ha="center", va="center", fontsize="x-small", zorder=4)
+        ax.text(x, y - 0.61, step_words(node), ha="center", va="center", fontsize="small", zorder=4)
         y -= 0.95
     return y
 
