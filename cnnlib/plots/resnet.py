@@ -110,9 +110,10 @@ def _draw_block(graph: Graph, ax: Axes) -> float:
         top = y - 0.1
         bottom = _column(ax, 0, y - 0.25, steps.branch) - 0.4
         ax.plot([0, 0], [y, y - 0.25], color=INK, lw=1.3, zorder=1)
-        ax.plot([0, aside, aside, 0], [top, top, bottom, bottom], color=INK, lw=1.3, zorder=1)
-        middle = (top + bottom) / 2 + 0.5 * len(steps.shortcut)
-        _column(ax, aside, middle, steps.shortcut)
+        start = (top + bottom) / 2 + 0.5 * len(steps.shortcut)
+        end = _column(ax, aside, start, steps.shortcut)
+        ax.plot([0, aside, aside], [top, top, start], color=INK, lw=1.3, zorder=1)
+        ax.plot([aside, aside, 0], [end, bottom, bottom], color=INK, lw=1.3, zorder=1)
         ax.plot([0, 0], [bottom + 0.4, bottom - 0.25], color=INK, lw=1.3, zorder=1)
         ax.plot([0], [bottom], marker="o", ms=12, mfc=_COLOURS["add"], mec="none", zorder=3)
         ax.plot([0], [bottom], marker="+", ms=7, mec="white", mew=1.5, zorder=4)
