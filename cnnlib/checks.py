@@ -1293,3 +1293,23 @@ def missed_connections(record: str, block: int = 3, images: int = 200, by: float
     """How many connections of a dense block a trained network misses (its loss rises by more than `by`), and how many there are."""
     rises = _rises(record, block, images)
     return [sum(rise > by for rise in rises), len(rises)]
+
+
+def blocks_that_refine(record: str, images: int = 200) -> int:
+    """How many residual blocks of a trained network lower its error on the first images of the small test set, if of their stage
+    all blocks behind them are deleted; a stage are the blocks in one module."""
+    from cnnlib.analysis import delete, residual_blocks
+    from cnnlib.data import load_data
+    from cnnlib.graph import trace
+    from cnnlib.training import records
+
+    run, test = records.load(record), load_data("fashion_mnist_mini").test
+    net, x, labels = run.model(), run.recipe.preprocess(test.images[:images]), test.labels[:images]
+    names = [block.name for block in residual_blocks(trace(net, tuple(x.shape[1:])))]
+    helped = 0
+    for _, stage in itertools.groupby(names, key=lambda name: name.rpartition(".")[0]):
+        stage = list(stage)
+        errors = [delete(net, x, labels, stage[i:]).after for i in range(len(stage))]
+        errors.append(delete(net, x, labels, []).after)
+        helped += sum(after < before for before, after in itertools.pairwise(errors))
+    return helped
