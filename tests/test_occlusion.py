@@ -7,6 +7,7 @@ from itertools import product
 
 import pytest
 import torch
+from captum import attr
 from torch import nn
 from torch.nn import functional as F
 
@@ -135,7 +136,9 @@ def by_force(model, image, square, stride, value):
     rows = []
     for top, left in product(tops, lefts):
         hidden = image.clone()
-        hidden[:, top : top + square[0], left : left + square[1]] = torch.as_tensor(value, dtype=image.dtype).view(-1, 1, 1)
+        hidden[:, top : top + square[0], left : left + square[1]] = torch.as_tensor(value, dtype=image.dtype).view(
+            -1, 1, 1
+        )
         with torch.no_grad():
             rows.append(model(hidden[None]).softmax(1)[0])
     return torch.stack(rows).view(len(tops), len(lefts), -1)
@@ -194,11 +197,10 @@ def test_float32_keeps_the_map_within_rounding():
 
 
 def test_the_mean_drop_of_a_pixel_is_what_captum_calls_its_attribution():
-    captum = pytest.importorskip("captum.attr")
     model, image = lived_in(Net(LOCAL["a residual block"]())), some_images()
     (one,) = occlusion_maps(model, image, [3], square=(5, 4), stride=(3, 4), value=0.25)
     with torch.no_grad():
-        theirs = captum.Occlusion(lambda x: model(x).softmax(1)[:, 3]).attribute(
+        theirs = attr.Occlusion(lambda x: model(x).softmax(1)[:, 3]).attribute(
             image, (2, 5, 4), strides=(2, 3, 4), baselines=0.25
         )
     torch.testing.assert_close(one.drop_by_pixel().float(), theirs[0, 0], rtol=1e-5, atol=1e-6)
