@@ -1135,10 +1135,11 @@ def nine_strongest(record: str, at: str, map: int, images: int = 500) -> list[in
     return [patch.image for patch in _strongest(record, at, images)[map]]
 
 
-def deconvnet_by_hand(record: str, image: int = 0) -> float:
+def deconvnet_by_hand(record: str, image: int = 0, rectify: bool = True) -> float:
     """Largest difference between the deconvnet of `small_alexnet` back from its second ReLU and its steps written out.
 
-    Unpooling adds each value at its switch, the ReLU rectifies the signal, the convolutions go back by transposed filters.
+    Unpooling adds each value at its switch, the ReLU rectifies the signal (here if `rectify`), the convolutions go back by
+    transposed filters.
     """
     import torch
     from torch.nn import functional as F
@@ -1155,7 +1156,8 @@ def deconvnet_by_hand(record: str, image: int = 0) -> float:
         unpooled = (
             torch.zeros_like(first).flatten(2).scatter_add(2, switches.flatten(2), back.flatten(2)).view_as(first)
         )
-        expected = F.conv_transpose2d(unpooled.clamp(min=0), net.conv1.weight, padding=4)
+        rectified = unpooled.clamp(min=0) if rectify else unpooled
+        expected = F.conv_transpose2d(rectified, net.conv1.weight, padding=4)
     return (send_back(net, x, "relu2", signal) - expected).abs().max().item()
 
 
