@@ -418,6 +418,7 @@ CONTRASTS = {
     "ways": {"block": "block5"},
     "block_steps": {"block": "block2"},
     "differing": {"b": "plain18"},
+    "blocks_that_refine": {"images": 2},
 }
 
 
@@ -477,8 +478,12 @@ def test_no_check_ignores_its_arguments(name):
     pytest.fail(f"{name} gives {before} whatever its arguments are")
 
 
-def test_every_check_is_used_by_a_row():
-    assert set(ledger.functions()) - set(CALLS) == set()
+def test_every_check_is_used_by_a_row_or_a_page():
+    prose = "".join(path.read_text(encoding="utf-8") for path in (checkout() / "book").glob("*.ipynb"))
+    told = {
+        name for call in re.findall(r'data-(?:check|calc)=\\"([^"]*)"', prose) for name in re.findall(r"(\w+)\(", call)
+    }
+    assert set(ledger.functions()) - set(CALLS) - told == set()
 
 
 def test_checks_without_arguments_read_the_table(monkeypatch):
