@@ -1272,13 +1272,13 @@ def _rises(record: str, block: int, images: int) -> tuple[float, ...]:
     from cnnlib.training import records
 
     run, test = records.load(record), load_data("fashion_mnist_mini").test
-    net, labels = run.model().double().eval(), test.labels[:images]
+    net, labels = run.model().eval(), test.labels[:images]
     links = [row for row in connection_weights(net, tuple(test.images.shape[1:])).block(block) if row.kind == "layer"]
     first = list(dict(net.features.named_children())).index(f"denseblock{block}")
     rest = nn.Sequential(net.features[first:], net.relu, net.avgpool, nn.Flatten(), net.classifier)
     found = []
     with torch.no_grad():
-        x = net.features[:first](run.recipe.preprocess(test.images[:images]).double())
+        x = net.features[:first](run.recipe.preprocess(test.images[:images]))
         whole = F.cross_entropy(rest(x), labels)
         entering = {row.target: row.maps for row in links if row.source == 0}
         for row in links:
