@@ -251,7 +251,12 @@ def test_an_interrupt_ends_the_kernels_too(tmp_path):
         lecture(f"import os, time; open({str(written)!r}, 'w').write(str(os.getpid())); time.sleep(600)"),
     )
     command = [sys.executable, "-m", "cnnlib", "run", str(path), "--out", str(tmp_path / "out")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+
+    def listen():  # tests that a shell runs in its background inherit deafness to Ctrl-C
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, preexec_fn=listen, **pipes) as process:
         deadline = time.monotonic() + 120
         while not written.exists() or not written.read_text():
             assert time.monotonic() < deadline

@@ -30,7 +30,7 @@ NETWORKS = {
     "small_vgg": PALETTE["orange"],
     "googlenet": PALETTE["teal"],
     "highway19": PALETTE["purple"],
-    "plain20": "#e08a97",
+    "plain20": "#dc7a89",
     "plain56": PALETTE["red"],
     "plain34": PALETTE["red"],
     "resnet20": "#6fb0dc",
