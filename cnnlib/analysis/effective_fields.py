@@ -232,12 +232,12 @@ def _images_for(
 def _passes(
     model: nn.Module,
     input_shape: tuple[int, int, int],
-    images: Tensor | None = None,
+    images: Tensor | None,
     *,
-    at: str | Sequence[str] | None = None,
-    count: int = 16,
-    seed: int = 0,
-    batch: int = 16,
+    at: str | Sequence[str] | None,
+    count: int,
+    batch: int,
+    **_: object,
 ) -> Passes:
     """Each image once forward; back once from each map, as far as it is in multiply-adds, and only to the image."""
     graph = trace(model, input_shape)

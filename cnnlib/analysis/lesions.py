@@ -380,9 +380,7 @@ def _at_least(what: str, number: object, least: int = 1) -> None:
         raise ValueError(f"{what} must be a whole number of at least {least}, got {number!r}")
 
 
-def _passes_each(
-    model: nn.Module, images: Tensor, labels: Tensor, *, unit: str | None = None, batch: int = 100
-) -> Passes:
+def _passes_each(model: nn.Module, images: Tensor, labels: Tensor, *, unit: str | None, batch: int) -> Passes:
     shape = tuple(images.shape[1:])
     return Passes(shape, forward=len(images) * (1 + len(anatomy(trace(model, shape), unit).units)), batch=batch)
 
@@ -446,11 +444,11 @@ def _passes_several(
     images: Tensor,
     labels: Tensor,
     *,
-    counts: Sequence[int] | None = None,
-    draws: int = 5,
-    seed: int = 0,
-    unit: str | None = None,
-    batch: int = 100,
+    counts: Sequence[int] | None,
+    draws: int,
+    unit: str | None,
+    batch: int,
+    **_: object,
 ) -> Passes:
     shape = tuple(images.shape[1:])
     parts = len(anatomy(trace(model, shape), unit).units)
@@ -583,14 +581,7 @@ def reorder_blocks(
 
 
 def _passes_permute(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    swaps: Sequence[int] = (1, 2, 3, 4),
-    draws: int = 5,
-    seed: int = 0,
-    batch: int = 100,
+    model: nn.Module, images: Tensor, labels: Tensor, *, swaps: Sequence[int], draws: int, batch: int, **_: object
 ) -> Passes:
     return Passes(tuple(images.shape[1:]), forward=len(images) * (1 + len(swaps) * draws), batch=batch)
 

@@ -141,11 +141,11 @@ def _grid(images: Tensor, square: int | tuple[int, int], stride: int | tuple[int
 def _passes(
     model: nn.Module,
     images: Tensor,
-    labels: Sequence[int] | Tensor | None = None,
+    labels: Sequence[int] | Tensor | None,
     *,
     square: int | tuple[int, int],
-    stride: int | tuple[int, int] = 1,
-    batch: int | None = None,
+    stride: int | tuple[int, int],
+    batch: int | None,
     **_: object,
 ) -> Passes:
     grid = _grid(images, square, stride)

@@ -156,9 +156,7 @@ class Valve(nn.Module):
         return _Gate.apply(x, self)
 
 
-def _passes(
-    model: nn.Module, images: Tensor, labels: Tensor, *, draws: int = 10, seed: int = 0, batch: int = 100
-) -> Passes:
+def _passes(model: nn.Module, images: Tensor, labels: Tensor, *, draws: int, batch: int, **_: object) -> Passes:
     blocks = len(in_series(trace(model, tuple(images.shape[1:]))))
     back = 1 + sum(min(draws, math.comb(blocks, k)) for k in range(blocks + 1))
     return Passes(tuple(images.shape[1:]), forward=len(images), backward=len(images) * back, batch=batch)

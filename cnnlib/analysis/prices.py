@@ -7,6 +7,7 @@ the weights.
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def _duration(seconds: float) -> str:
 
 
 def priced(passes: Callable[..., Passes]) -> Callable[[Instrument], Instrument]:
-    """Give an instrument its `passes`, a function of the same arguments that says what will go through the network."""
+    """Give an instrument its `passes`: of the same arguments, with the instrument's defaults, what goes through the network."""
 
     def give(instrument: Instrument) -> Instrument:
         instrument.passes = passes
@@ -77,7 +78,9 @@ def price(instrument: Callable[..., Any], model: nn.Module, *args: Any, **kwargs
             f"{getattr(instrument, '__name__', instrument)!r} does not say what it sends through a network; "
             "of cnnlib.analysis, those do that say so in their description"
         )
-    passes = instrument.passes(model, *args, **kwargs)
+    call = inspect.signature(instrument).bind(model, *args, **kwargs)
+    call.apply_defaults()
+    passes = instrument.passes(*call.args, **call.kwargs)
     seconds_forward, seconds_back = seconds_an_image(model, passes.shape, min(passes.batch, 16), passes.backward > 0)
     return Price(
         forward=passes.forward,

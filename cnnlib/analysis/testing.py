@@ -67,7 +67,7 @@ def _as_it_is(images: Tensor) -> Tensor:
     return images[:, None]
 
 
-def _passes(model: nn.Module, images: Tensor, crops: Crops = _as_it_is, *, batch: int = 64, **_: object) -> Passes:
+def _passes(model: nn.Module, images: Tensor, crops: Crops, *, batch: int, **_: object) -> Passes:
     made = crops(images[:1])
     return Passes(tuple(made.shape[2:]), forward=len(images) * made.shape[1], batch=batch)
 
