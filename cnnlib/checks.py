@@ -1071,18 +1071,9 @@ def recorded(record: str, figure: str) -> Any:
     >>> recorded("stack_3x3-fashion_mnist_mini", "summary.seeds")
     5
     """
-    import json
-
-    from cnnlib.paths import data_dir
     from cnnlib.training import records
 
-    records.load(record)
-    found: Any = json.loads((data_dir() / "records" / f"{record}.json").read_text(encoding="utf-8"))
-    for step in figure.split("."):
-        if step not in found:
-            raise ValueError(f"record {record!r} has no figure {figure!r}: no {step!r} among {', '.join(found)}")
-        found = found[step]
-    return found
+    return records.figure(record, figure)
 
 
 # --- looking inside ----------------------------------------------------------------------------------------------
@@ -1104,15 +1095,20 @@ def same_class_by_chance(count: int, classes: int) -> float:
     return sum(1 - at_most(most) for most in range(count))
 
 
-@functools.cache
-def _seen(record: str) -> tuple[Any, Any, Any]:
-    """A trained network in float64, the small test set as it takes it, and the labels."""
+def _trained(record: str, images: int | None = None) -> tuple[Any, Any, Any]:
+    """A trained network, the first images of the small test set (or all) as it takes them, and their labels."""
     from cnnlib.data import load_data
     from cnnlib.training import records
 
-    known = records.load(record)
-    test = load_data("fashion_mnist_mini").test
-    return known.model().double().eval(), known.recipe.preprocess(test.images).double(), test.labels
+    known, test = records.load(record), load_data("fashion_mnist_mini").test
+    return known.model().eval(), known.recipe.preprocess(test.images[:images]), test.labels[:images]
+
+
+@functools.cache
+def _seen(record: str) -> tuple[Any, Any, Any]:
+    """As `_trained`, in float64."""
+    net, inputs, labels = _trained(record)
+    return net.double(), inputs.double(), labels
 
 
 @functools.cache
@@ -1268,17 +1264,14 @@ def _rises(record: str, block: int, images: int) -> tuple[float, ...]:
     from torch.nn import functional as F
 
     from cnnlib.analysis.growth import connection_weights
-    from cnnlib.data import load_data
-    from cnnlib.training import records
 
-    run, test = records.load(record), load_data("fashion_mnist_mini").test
-    net, labels = run.model().eval(), test.labels[:images]
-    links = [row for row in connection_weights(net, tuple(test.images.shape[1:])).block(block) if row.kind == "layer"]
+    net, inputs, labels = _trained(record, images)
+    links = [row for row in connection_weights(net, tuple(inputs.shape[1:])).block(block) if row.kind == "layer"]
     first = list(dict(net.features.named_children())).index(f"denseblock{block}")
     rest = nn.Sequential(net.features[first:], net.relu, net.avgpool, nn.Flatten(), net.classifier)
     found = []
     with torch.no_grad():
-        x = net.features[:first](run.recipe.preprocess(test.images[:images]))
+        x = net.features[:first](inputs)
         whole = F.cross_entropy(rest(x), labels)
         entering = {row.target: row.maps for row in links if row.source == 0}
         for row in links:
@@ -1301,12 +1294,9 @@ def blocks_that_refine(record: str, images: int = 200) -> int:
     """How many residual blocks of a trained network lower its error on the first images of the small test set, if of their stage
     all blocks behind them are deleted; a stage are the blocks in one module."""
     from cnnlib.analysis import delete, residual_blocks
-    from cnnlib.data import load_data
     from cnnlib.graph import trace
-    from cnnlib.training import records
 
-    run, test = records.load(record), load_data("fashion_mnist_mini").test
-    net, x, labels = run.model(), run.recipe.preprocess(test.images[:images]), test.labels[:images]
+    net, x, labels = _trained(record, images)
     names = [block.name for block in residual_blocks(trace(net, tuple(x.shape[1:])))]
     helped = 0
     for _, stage in itertools.groupby(names, key=lambda name: name.rpartition(".")[0]):

@@ -17,7 +17,6 @@ from __future__ import annotations
 import ast
 import html
 import inspect
-import json
 import math
 import operator
 import re
@@ -28,7 +27,6 @@ from typing import Any
 
 from cnnlib import published
 from cnnlib.errors import unknown
-from cnnlib.paths import data_dir
 
 _SPAN = re.compile(r'<span data-(ref|claim|check|calc|record)="([^"]*)">([^<]*)</span>')
 _NUMBER = re.compile(r"-?\d[\d,\u202f ]*(?:\.\d+)?")
@@ -175,16 +173,10 @@ def value_of(number: Number) -> float:
         return float(_call(number.source))
     if number.kind == "calc":
         return float(_calculate(ast.parse(number.source, mode="eval").body))
-    name, _, path = number.source.partition(".")
-    return float(_walk(_record(name), path))
-
-
-def _record(name: str) -> dict[str, Any]:
-    """A record as its file has it, after `records.load` has found it to be whole."""
     from cnnlib.training import records
 
-    records.load(name)
-    return json.loads((data_dir() / "records" / f"{name}.json").read_text(encoding="utf-8"))
+    name, _, path = number.source.partition(".")
+    return float(records.figure(name, path))
 
 
 def agrees(number: Number) -> bool:
@@ -197,16 +189,6 @@ def agrees(number: Number) -> bool:
     decimals = len(printed.partition(".")[2])
     value = value_of(number) * (100 if number.kind == "record" and text.endswith("%") else 1)
     return abs(float(printed) - value) <= 0.5 * 10**-decimals + 1e-9 * abs(value)
-
-
-def _walk(table: Any, path: str) -> Any:
-    for step in path.split("."):
-        try:
-            table = table[int(step)] if isinstance(table, list) else table[step]
-        except (KeyError, IndexError, ValueError, TypeError):
-            known = ", ".join(map(str, table)) if isinstance(table, dict) else f"{len(table)} rows"
-            raise ValueError(f"no {step!r} on the way to {path!r}; there are {known}") from None
-    return table
 
 
 _OPERATIONS = {

@@ -202,6 +202,21 @@ def load(name: str, folder: Path | None = None) -> Record:
     return record
 
 
+def figure(name: str, path: str, folder: Path | None = None) -> Any:
+    """What the file of a record has at `path`, such as "summary.test_accuracy_mean" or "runs.0.seed".
+
+    Errors as `load`, which must find the record whole, and ValueError for a step that leads nowhere.
+    """
+    found = json.loads((load(name, folder).folder / "records" / f"{name}.json").read_text(encoding="utf-8"))
+    for step in path.split("."):
+        try:
+            found = found[int(step)] if isinstance(found, list) else found[step]
+        except (KeyError, IndexError, ValueError, TypeError):
+            known = ", ".join(map(str, found)) if isinstance(found, dict) else f"{len(found)} rows"
+            raise ValueError(f"no {step!r} on the way to {path!r}; there are {known}") from None
+    return found
+
+
 def _run(plain: dict[str, Any]) -> Run:
     columns = plain["epochs"]
     names = [f.name for f in fields(Epoch)]
