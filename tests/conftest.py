@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -32,6 +33,47 @@ def browser(chromium):
         launched = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         yield launched
         launched.close()
+
+
+@pytest.fixture
+def alone(browser, tmp_path):
+    """Opens an explorer alone on a page, with the options of a browser's context; what the page complains of fails the test."""
+    pages, wrong = [], []
+
+    def show(explorer, **options):
+        file = tmp_path / f"page{len(pages)}.html"
+        head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>one explorer</title>'
+        file.write_text(f"{head}{explorer._repr_html_()}</html>", encoding="utf-8")
+        page = browser.new_page(**options)
+        pages.append(page)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+        page.goto(file.as_uri())
+        return page
+
+    yield show
+    for page in pages:
+        page.close()
+    assert wrong == []
+
+
+@pytest.fixture(scope="session")
+def whole():
+    """Asserts what holds for each explorer, and gives its page: the same twice, nothing from elsewhere, all named in words."""
+
+    def check(make) -> str:
+        page = make()._repr_html_()
+        assert page == make()._repr_html_()
+        assert "http" not in page
+        assert not re.search(r"(?:src|href)=[\"'](?!data:)", page)
+        for key in re.findall(r'<(?:input|select)[^>]* id="([^"]+)"', page):
+            assert f'<label for="{key}">' in page
+        assert all('alt="' in tag for tag in re.findall(r"<img[^>]*>", page))
+        assert all('aria-label="' in tag for tag in re.findall(r"<svg[^>]*>", page))
+        assert json.loads(re.search(r'<script type="application/json">(.*?)</script>', page, re.S)[1])
+        return page
+
+    return check
 
 
 @pytest.fixture(scope="session")

@@ -159,19 +159,8 @@ def test_maps_and_pictures_that_do_not_go_together_are_refused(call, message):
 
 
 @pytest.fixture
-def opened(browser, tmp_path):
-    (tmp_path / "page.html").write_text(
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>x</title>{explorer()._repr_html_()}</html>',
-        encoding="utf-8",
-    )
-    page = browser.new_page()
-    wrong: list[str] = []
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-    page.goto((tmp_path / "page.html").as_uri())
-    yield page
-    assert wrong == []
-    page.close()
+def opened(alone):
+    return alone(explorer())
 
 
 def shows(figure, found: OcclusionMap, row: int, column: int) -> bool:

@@ -84,10 +84,8 @@ def test_what_is_not_offered_is_refused():
         residual_network(DESIGNS["CIFAR, 20 layers"], "D")
 
 
-def test_the_explorer_is_whole_in_itself_and_starts_where_it_is_told():
-    page = explorers.explore_residual_networks("ImageNet, 50 layers", "B")._repr_html_()
-    assert page == explorers.explore_residual_networks("ImageNet, 50 layers", "B")._repr_html_()
-    assert "http" not in page
+def test_the_explorer_is_whole_in_itself_and_starts_where_it_is_told(whole):
+    page = whole(lambda: explorers.explore_residual_networks("ImageNet, 50 layers", "B"))
     assert f"{25_557_032:,} parameters" in page
     data = json.loads(re.search(r'application/json">(.*?)</script>', page, re.S)[1])
     assert len(data["pieces"]) == 3 * len(WAYS) * len(FACTORS)
@@ -222,9 +220,8 @@ def compare(figure, title, way, factor):
 
 
 @pytest.mark.browser
-def test_the_explorer_shows_in_a_browser_what_cnnlib_counts(browser):
-    page = browser.new_page()
-    page.set_content(f"<html><body>{explorers.explore_residual_networks()._repr_html_()}</body></html>")
+def test_the_explorer_shows_in_a_browser_what_cnnlib_counts(alone):
+    page = alone(explorers.explore_residual_networks())
     figure = page.locator('[data-explorer="residual-networks"]')
     for chosen in CHOSEN:
         compare(figure, *chosen)
@@ -232,7 +229,6 @@ def test_the_explorer_shows_in_a_browser_what_cnnlib_counts(browser):
     before = figure.locator(".reading").inner_text()
     page.keyboard.press("ArrowUp")
     assert figure.locator(".reading").inner_text() != before
-    page.close()
 
 
 @pytest.mark.site

@@ -148,16 +148,14 @@ def compare(figure, layers: int, channels: int, side: int) -> None:
 
 
 @pytest.mark.browser
-def test_the_explorer_shows_in_a_browser_what_cnnlib_counts(browser):
-    page = browser.new_page()
-    page.set_content(f"<html><body>{explorers.explore_stack()._repr_html_()}</body></html>")
+def test_the_explorer_shows_in_a_browser_what_cnnlib_counts(alone):
+    page = alone(explorers.explore_stack())
     figure = page.locator('[data-explorer="stack"]')
     for layers, channels, side in [(1, 3, 224), (2, 64, 56), (3, 512, 14), (7, 512, 224)]:
         compare(figure, layers, channels, side)
     figure.locator('[name="layers"]').focus()
     page.keyboard.press("ArrowLeft")
     assert figure.locator('[data-for="layers"]').inner_text() == "6"
-    page.close()
 
 
 @pytest.mark.site
